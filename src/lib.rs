@@ -1,0 +1,4 @@
+//! runward
+#[cfg(feature = "daemon")]
+pub mod process;
+pub mod runner;

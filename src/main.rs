@@ -1,0 +1,2 @@
+//! runward
+fn main() {}
