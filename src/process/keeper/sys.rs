@@ -29,7 +29,7 @@ pub(crate) fn fork(child: impl FnOnce() -> i32) -> io::Result<i32> {
 }
 
 /// As [`fork`], into a cgroup from the first instant: joining it later waits for an RCU grace period, some 10 ms.
-/// Fails with `ENOSYS` or `EPERM` where the kernel or a filter does not know the call.
+/// See [`clone3_is_unknown`] for where it fails.
 pub(crate) fn fork_into(cgroup: BorrowedFd<'_>, child: impl FnOnce() -> i32) -> io::Result<i32> {
     // SAFETY: all fields are integers, for which zero is valid and means unused.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -43,6 +43,11 @@ pub(crate) fn fork_into(cgroup: BorrowedFd<'_>, child: impl FnOnce() -> i32) -> 
         0 => run_and_exit(child),
         pid => Ok(pid as i32),
     }
+}
+
+/// Whether [`fork_into`] failed because the kernel, or a filter of system calls, does not know the call.
+pub(crate) fn clone3_is_unknown(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
 }
 
 fn run_and_exit(child: impl FnOnce() -> i32) -> ! {

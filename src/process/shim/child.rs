@@ -12,7 +12,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{self, Gid, Pid, Uid};
 
-use crate::process::containment::AttemptCgroup;
+use crate::process::cgroup::Cgroup;
 use crate::process::keeper::sys::{self, ExecStrings};
 use crate::process::{Launch, RLimit, Resource, Stage, User};
 
@@ -90,7 +90,7 @@ pub(super) struct Plan {
     pub(super) stdout: PipeWriter,
     pub(super) stderr: PipeWriter,
     /// The attempt's cgroup, opened to be forked into.
-    pub(super) cgroup: Option<(AttemptCgroup, File)>,
+    pub(super) cgroup: Option<(Cgroup, File)>,
 }
 
 /// A child on its way to become the job.
@@ -104,15 +104,12 @@ pub(super) struct Forked {
 /// Forks the child. The ends of its pipes are closed here with `plan`.
 pub(super) fn fork(plan: Plan) -> Result<Forked, Failure> {
     let (verdict, tell) = io::pipe().map_err(failed(Stage::Fork))?;
-    let plain = |join: Option<&AttemptCgroup>| sys::fork(|| become_job(&plan, join, &tell));
+    let plain = |join: Option<&Cgroup>| sys::fork(|| become_job(&plan, join, &tell));
     let pid = match &plan.cgroup {
         None => plain(None).map_err(failed(Stage::Fork))?,
         Some((cgroup, dir)) => match sys::fork_into(dir.as_fd(), || become_job(&plan, None, &tell)) {
             Ok(pid) => pid,
-            // An older kernel, or a filter of system calls that knows only older ones.
-            Err(e) if matches!(e.raw_os_error(), Some(nix::libc::ENOSYS | nix::libc::EPERM)) => {
-                plain(Some(cgroup)).map_err(failed(Stage::Fork))?
-            }
+            Err(e) if sys::clone3_is_unknown(&e) => plain(Some(cgroup)).map_err(failed(Stage::Fork))?,
             Err(e) if matches!(e.raw_os_error(), Some(nix::libc::EAGAIN | nix::libc::ENOMEM)) => {
                 return Err(failed(Stage::Fork)(e));
             }
@@ -146,7 +143,7 @@ const STAGES: [Stage; 8] = [
 ];
 
 /// In the child. Returns only when it fails.
-fn become_job(plan: &Plan, join: Option<&AttemptCgroup>, tell: &PipeWriter) -> i32 {
+fn become_job(plan: &Plan, join: Option<&Cgroup>, tell: &PipeWriter) -> i32 {
     let (stage, errno) = match prepare(plan, join) {
         Ok(()) => plan.program.exec(),
         Err(failure) => failure,
@@ -161,7 +158,7 @@ fn become_job(plan: &Plan, join: Option<&AttemptCgroup>, tell: &PipeWriter) -> i
     NOT_STARTED
 }
 
-fn prepare(plan: &Plan, join: Option<&AttemptCgroup>) -> Result<(), Failure> {
+fn prepare(plan: &Plan, join: Option<&Cgroup>) -> Result<(), Failure> {
     let launch = &plan.launch;
     if let Some(cgroup) = join {
         cgroup.join().map_err(failed(Stage::Cgroup))?;
