@@ -1,6 +1,6 @@
 //! The job's own process, from the fork to its exec.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CStr, CString, OsString};
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -65,20 +65,26 @@ impl Program {
         Ok(Self { candidates, argv: ExecStrings::new(argv), env: ExecStrings::new(env) })
     }
 
-    /// Tries the candidates in turn, as a shell does: a directory that lacks the program is passed over, one that
-    /// has it but may not run it is remembered. A file of an unknown format is not given to a shell.
+    /// Tries the candidates in turn, as a shell does: a directory that lacks the program, or may not be searched, is
+    /// passed over; one that has it but may not run it is remembered. A file of an unknown format is not given to a
+    /// shell.
     fn exec(&self) -> Failure {
         let mut worst = Errno::ENOENT;
         for candidate in &self.candidates {
             let error = sys::execve(candidate, &self.argv, &self.env);
             match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
                 Errno::ENOENT | Errno::ENOTDIR => {}
-                Errno::EACCES => worst = Errno::EACCES,
+                Errno::EACCES if self.candidates.len() == 1 || exists(candidate) => worst = Errno::EACCES,
+                Errno::EACCES => {}
                 other => return (Stage::Exec, other as i32),
             }
         }
         (Stage::Exec, worst as i32)
     }
+}
+
+fn exists(path: &CStr) -> bool {
+    unistd::access(path, unistd::AccessFlags::F_OK).is_ok()
 }
 
 /// Everything the child is made of, before it is forked.
