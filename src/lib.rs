@@ -1,4 +1,8 @@
 //! runward
 #[cfg(feature = "daemon")]
+pub mod job;
+#[cfg(feature = "daemon")]
 pub mod process;
 pub mod runner;
+#[cfg(feature = "daemon")]
+pub mod supervisor;
