@@ -5,4 +5,6 @@ pub mod job;
 pub mod process;
 pub mod runner;
 #[cfg(feature = "daemon")]
+pub mod store;
+#[cfg(feature = "daemon")]
 pub mod supervisor;

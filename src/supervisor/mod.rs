@@ -3,13 +3,16 @@
 //! [`core`] decides, the actor performs, [`ports`] says what it needs of the world, and everybody else
 //! holds a [`Supervisor`].
 
+mod actor;
 pub mod core;
 mod handle;
 mod hub;
 pub mod ports;
+mod writer;
 
 use std::path::{Path, PathBuf};
 
+pub use actor::{Actor, Ended, Fatal, Parts, REPORTS, Urgent};
 pub use handle::{Archive, Filter, ReadError, Reading, Refusal, Stage, Status, Submitted, Supervisor, Taken};
 pub use hub::{Hub, Subscription};
 

@@ -31,8 +31,8 @@ pub struct Now {
     pub mono: Duration,
 }
 
-/// Whom to answer.
-pub type Token = u64;
+/// Whom to answer: the request's Runner and a number, which is 0 for its submission.
+pub type Token = (RunnerId, u64);
 
 /// What the core is told.
 #[derive(Debug)]
