@@ -1,1 +1,44 @@
-//! process
+//! Child processes: how they are started, contained, carried and reported.
+//!
+//! ```text
+//! daemon          Launcher, Shim: ask and listen, over sockets
+//! └── keeper      forked before any thread exists; forks shims, reaps them, sweeps behind them
+//!     └── shim    one per attempt; holds the whole tree of the job, its pipes and its log
+//!         └── job
+//! ```
+//!
+//! A job starts only after *go*, which the daemon sends once the attempt is on record. Each shim holds a
+//! lifeline, its socket to the daemon: when that closes, the tree dies and the ending is left in a
+//! [spool file](spool) for the next start. An ending is reported only when nothing of the tree lives, and
+//! the shim holds it until the daemon [acknowledges](Shim::ack).
+//!
+//! Names: *attempt* is one try of a run, a 128-bit id that the caller chooses; the *attempt directory*
+//! holds its log segments and its spool file.
+
+pub mod containment;
+mod handle;
+mod keeper;
+mod launch;
+mod launcher;
+pub mod log;
+mod protocol;
+pub mod reap;
+pub mod recovery;
+pub mod spool;
+
+use std::time::Duration;
+
+pub use handle::{SendError, Shim, ShimControl, ShimEvent};
+pub use launch::{Ending, ExitReport, Launch, RLimit, Resource, Stage, User};
+pub use launcher::{
+    KeeperEnd, KeeperError, KeeperLink, KeeperSetup, KeeperWatch, LaunchError, Launcher, fork_keeper,
+};
+pub use protocol::FRAME_LIMIT;
+
+/// How long the pipes are still read once the tree is dead. Nobody of the tree can write any more; only a process
+/// elsewhere that was handed the descriptor keeps one open.
+pub const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long a kill may take before it is reported as pending: the slowest clean-up seen of a tree that could
+/// die took 55 ms.
+pub const KILL_PENDING_AFTER: Duration = Duration::from_secs(1);

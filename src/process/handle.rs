@@ -1,0 +1,232 @@
+//! The daemon's end of one shim.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+
+use super::protocol::{self, FromShim, Inbox, ShimEnd, ToShim};
+use super::{Ending, ExitReport, Stage};
+
+/// What a shim tells. Times are microseconds since the epoch, by the wall clock.
+///
+/// After *go* there is exactly one of `StartFailed` and `Exited`, unless the shim itself dies: then `Gone`
+/// comes without either.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShimEvent {
+    /// The job's program is running.
+    Started {
+        /// Process id of the main process; its process group has the same number.
+        pid: i32,
+        /// Field 22 of `/proc/PID/stat`: with the boot id it tells this process from a later one of the same number.
+        start_time: u64,
+    },
+    /// The job did not start; nothing of it lives. Held until [`Shim::ack`].
+    StartFailed {
+        /// What was being done.
+        stage: Stage,
+        /// Why it failed.
+        errno: i32,
+    },
+    /// A signal was sent to the job's process group.
+    Signalled {
+        /// Which.
+        signal: i32,
+        /// When.
+        at: u64,
+    },
+    /// The tree is being killed.
+    Killing {
+        /// When that began.
+        at: u64,
+    },
+    /// [`KILL_PENDING_AFTER`](super::KILL_PENDING_AFTER) has passed since the kill and these still live: they
+    /// are in an uninterruptible wait, or not ours to signal. Told once; `Exited` comes when they are dead.
+    KillPending {
+        /// Direct children of the shim that are left.
+        pids: Vec<i32>,
+    },
+    /// The job has ended and nothing of its tree lives. Held until [`Shim::ack`].
+    Exited(ExitReport),
+    /// The shim is gone, and what it left was swept. The last event: from then on `next` repeats it.
+    Gone {
+        /// How the shim ended; `None` when the keeper went first, and so nobody knows or swept.
+        status: Option<Ending>,
+    },
+}
+
+/// The shim's socket is closed; [`Shim::next`] tells how it ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the shim can't be reached: {0}")]
+pub struct SendError(#[from] io::Error);
+
+/// One shim: its events, its commands and its lifeline.
+///
+/// Dropping it closes the lifeline, whoever holds a [`ShimControl`]: before *go* nothing was or will be
+/// executed; after it the tree is killed and the ending is left in the spool file.
+#[derive(Debug)]
+pub struct Shim {
+    attempt: u128,
+    control: ShimControl,
+    inbox: Inbox,
+    end: oneshot::Receiver<ShimEnd>,
+    gone: Option<ShimEvent>,
+}
+
+impl Shim {
+    pub(super) fn new(attempt: u128, stream: UnixStream, end: oneshot::Receiver<ShimEnd>) -> Self {
+        let control = ShimControl { stream: Arc::new(stream) };
+        Self { attempt, control, inbox: Inbox::default(), end, gone: None }
+    }
+
+    /// The attempt it was launched for.
+    pub fn attempt(&self) -> u128 {
+        self.attempt
+    }
+
+    /// A second pair of hands, for whoever sends signals while another awaits events.
+    pub fn control(&self) -> ShimControl {
+        self.control.clone()
+    }
+
+    /// Starts the job: call it once the attempt is committed. Its first effect is the attempt directory.
+    /// Cancel-safe: the message is sent whole or not at all.
+    pub async fn go(&mut self) -> Result<(), SendError> {
+        self.control.send(&ToShim::Go).await
+    }
+
+    /// As [`ShimControl::signal`].
+    pub async fn signal(&mut self, signal: i32) -> Result<(), SendError> {
+        self.control.signal(signal).await
+    }
+
+    /// As [`ShimControl::kill`].
+    pub async fn kill(&mut self) -> Result<(), SendError> {
+        self.control.kill().await
+    }
+
+    /// The ending is committed: the shim forgets it and leaves. Without it the shim stays, and when the lifeline
+    /// closes it leaves a spool file. Cancel-safe: the message is sent whole or not at all.
+    pub async fn ack(&mut self) -> Result<(), SendError> {
+        self.control.send(&ToShim::Ack).await
+    }
+
+    /// The next event. Cancel-safe: nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> ShimEvent {
+        if let Some(gone) = &self.gone {
+            return gone.clone();
+        }
+        if let Some(message) = self.receive().await {
+            match message {
+                FromShim::Ready => {
+                    tracing::error!(attempt = %format_args!("{:032x}", self.attempt), "a second ready")
+                }
+                FromShim::Started { pid, start_time } => return ShimEvent::Started { pid, start_time },
+                FromShim::StartFailed { stage, errno } => return ShimEvent::StartFailed { stage, errno },
+                FromShim::Signalled { signal, at } => return ShimEvent::Signalled { signal, at },
+                FromShim::Killing { at } => return ShimEvent::Killing { at },
+                FromShim::KillPending { pids } => return ShimEvent::KillPending { pids },
+                FromShim::Exited(report) => return ShimEvent::Exited(report),
+            }
+        }
+        let status = match self.end().await {
+            Some(ShimEnd::Waited { status }) => ending(status),
+            Some(ShimEnd::NotForked { .. }) | None => None,
+        };
+        let gone = ShimEvent::Gone { status };
+        self.gone = Some(gone.clone());
+        gone
+    }
+
+    /// The next message; `None` at the end of the stream. Cancel-safe.
+    pub(super) async fn receive(&mut self) -> Option<FromShim> {
+        loop {
+            match self.inbox.next() {
+                Ok(Some(message)) => return Some(message),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(attempt = %format_args!("{:032x}", self.attempt), %error, "a shim's message is unreadable");
+                    return None;
+                }
+            }
+            let stream = &self.control.stream;
+            stream.readable().await.ok()?;
+            match stream.try_read_buf(self.inbox.bytes()) {
+                Ok(0) => return None,
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// How the keeper saw it end; `None` when the keeper is gone. Cancel-safe, yields once.
+    pub(super) async fn end(&mut self) -> Option<ShimEnd> {
+        (&mut self.end).await.ok()
+    }
+
+    /// A frame that was made before, for the one that is large.
+    pub(super) async fn send_frame(&self, frame: &[u8]) -> Result<(), SendError> {
+        self.control.send_frame(frame).await
+    }
+}
+
+impl Drop for Shim {
+    fn drop(&mut self) {
+        let fd = self.control.stream.as_raw_fd();
+        // Fails only when the other end is gone already, which is what is wanted.
+        nix::sys::socket::shutdown(fd, nix::sys::socket::Shutdown::Both).ok();
+    }
+}
+
+/// Sends signals to the job of one shim. Does not hold its lifeline.
+#[derive(Debug, Clone)]
+pub struct ShimControl {
+    stream: Arc<UnixStream>,
+}
+
+impl ShimControl {
+    /// Sends `signal` to the job's process group, then CONT so that a stopped one takes it (not after KILL, STOP
+    /// and CONT). Answered by `Signalled`; not answered when the job has ended by then. Before the program
+    /// runs it is kept until it does. Cancel-safe: sent whole or not at all.
+    pub async fn signal(&self, signal: i32) -> Result<(), SendError> {
+        self.send(&ToShim::Signal { signal }).await
+    }
+
+    /// Kills the whole tree. Answered by `Killing` at once and `Exited` when nothing of it lives. Before *go* it
+    /// ends the shim with nothing executed. Cancel-safe: sent whole or not at all.
+    pub async fn kill(&self) -> Result<(), SendError> {
+        self.send(&ToShim::Kill).await
+    }
+
+    async fn send(&self, message: &ToShim) -> Result<(), SendError> {
+        self.send_frame(&protocol::frame(message)?).await
+    }
+
+    /// Commands are a few bytes, which the socket takes whole; only `Launch` is ever split, and then nobody else
+    /// has this stream yet.
+    async fn send_frame(&self, frame: &[u8]) -> Result<(), SendError> {
+        let mut rest = frame;
+        while !rest.is_empty() {
+            match self.stream.try_write(rest) {
+                Ok(n) => rest = &rest[n..],
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.stream.writable().await?,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A raw wait status in our words; `None` for one that is not an end.
+pub(super) fn ending(status: i32) -> Option<Ending> {
+    if nix::libc::WIFEXITED(status) {
+        Some(Ending::Code(nix::libc::WEXITSTATUS(status)))
+    } else if nix::libc::WIFSIGNALED(status) {
+        Some(Ending::Signal(nix::libc::WTERMSIG(status)))
+    } else {
+        None
+    }
+}

@@ -1,0 +1,196 @@
+//! What to start, and how it ended: the vocabulary that daemon and shim share.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything a shim needs to start one job. Nothing is taken from the daemon's own environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// The attempt directory. Its parent exists; the directory itself is made (0700) on *go*, never before,
+    /// so that its existence says: *go* was given.
+    #[serde(with = "path_bytes")]
+    pub dir: PathBuf,
+    /// The program and its arguments. A program without a slash is searched in the `PATH` of [`env`](Self::env).
+    pub argv: Vec<OsString>,
+    /// The whole environment. Put [`ATTEMPT_MARK`](super::recovery::ATTEMPT_MARK) in it: without cgroups it is
+    /// what recovery finds an orphaned tree by.
+    pub env: Vec<(OsString, OsString)>,
+    /// The working directory of the job, entered as the job's user.
+    #[serde(with = "path_bytes")]
+    pub cwd: PathBuf,
+    /// What the job reads from its standard input; `None` is `/dev/null`.
+    pub stdin: Option<Vec<u8>>,
+    /// Who the job runs as; `None` is the daemon's own user.
+    pub user: Option<User>,
+    /// The file mode creation mask, as in `umask(2)`.
+    pub umask: u32,
+    /// The nice value of the job, -20..=19; `None` leaves the daemon's.
+    pub nice: Option<i32>,
+    /// Limits set on the job, not on its shim.
+    pub rlimits: Vec<RLimit>,
+    /// A log segment is closed once it exceeds this many bytes. See [`Launch::SEGMENT_BYTES`].
+    pub segment_bytes: u64,
+    /// Above this many bytes of log the oldest segment is dropped. See [`Launch::MAX_LOG_BYTES`].
+    pub max_log_bytes: u64,
+}
+
+impl Launch {
+    /// Default size of a log segment, in bytes: 8 of them fit the default quota, so a drop loses an eighth.
+    pub const SEGMENT_BYTES: u64 = 8 << 20;
+    /// Default quota of an attempt's log, in bytes: 1,000 kept attempts at the quota are 64 GiB at worst.
+    pub const MAX_LOG_BYTES: u64 = 64 << 20;
+
+    /// The rest at its defaults: no input, own user, umask 022, no limits, default log bounds.
+    pub fn new(dir: PathBuf, argv: Vec<OsString>, env: Vec<(OsString, OsString)>, cwd: PathBuf) -> Self {
+        Self {
+            dir,
+            argv,
+            env,
+            cwd,
+            stdin: None,
+            user: None,
+            umask: 0o022,
+            nice: None,
+            rlimits: Vec::new(),
+            segment_bytes: Self::SEGMENT_BYTES,
+            max_log_bytes: Self::MAX_LOG_BYTES,
+        }
+    }
+}
+
+/// A numeric identity. The shim looks nothing up: names are resolved by who writes the [`Launch`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// Real, effective and saved user id.
+    pub uid: u32,
+    /// Real, effective and saved group id.
+    pub gid: u32,
+    /// Supplementary groups; all others are given up.
+    pub groups: Vec<u32>,
+}
+
+/// One limit, as in `setrlimit(2)`; `u64::MAX` is unlimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RLimit {
+    /// What is limited.
+    pub resource: Resource,
+    /// The soft limit, in the unit of the resource.
+    pub soft: u64,
+    /// The hard limit, in the unit of the resource.
+    pub hard: u64,
+}
+
+/// The resources that a job may be limited in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resource {
+    /// Address space, bytes.
+    AddressSpace,
+    /// Core file, bytes.
+    Core,
+    /// Processor time, seconds.
+    Cpu,
+    /// Data segment, bytes.
+    Data,
+    /// Size of a file written, bytes.
+    FileSize,
+    /// Locked memory, bytes.
+    LockedMemory,
+    /// Open descriptors, count.
+    OpenFiles,
+    /// Processes of the user, count.
+    Processes,
+    /// Main thread's stack, bytes.
+    Stack,
+}
+
+/// Where a start failed. Together with the errno it says what `ENOENT` alone does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Making the attempt directory. `EEXIST`: this attempt was started before.
+    Directory,
+    /// Making or placing the pipes and `/dev/null`.
+    Stdio,
+    /// Making or joining the attempt's cgroup.
+    Cgroup,
+    /// Creating the process.
+    Fork,
+    /// Changing groups, gid, uid, or making that irreversible.
+    User,
+    /// Setting a limit or the nice value.
+    Rlimit,
+    /// Entering the working directory.
+    Cwd,
+    /// Finding or executing the program.
+    Exec,
+}
+
+impl Stage {
+    /// The name used in records: `directory`, `stdio`, `cgroup`, `fork`, `user`, `rlimit`, `cwd`, `exec`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Directory => "directory",
+            Self::Stdio => "stdio",
+            Self::Cgroup => "cgroup",
+            Self::Fork => "fork",
+            Self::User => "user",
+            Self::Rlimit => "rlimit",
+            Self::Cwd => "cwd",
+            Self::Exec => "exec",
+        }
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// It exited with this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+/// What is known once the main process has ended and nothing of its tree lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitReport {
+    /// How the main process ended.
+    pub ending: Ending,
+    /// When it ended, microseconds since the epoch, by the wall clock.
+    pub at: u64,
+    /// Processes of the tree, other than the main one, that had to be killed. A lower bound: one that its own
+    /// parent reaped in time is not seen.
+    pub killed_processes: u32,
+    /// Bytes the job wrote to stdout and stderr, kept or not.
+    pub output_bytes: u64,
+    /// Of these, bytes that are in no segment: over the quota, or not writable.
+    pub dropped_bytes: u64,
+    /// The pipes were still open somewhere [`DRAIN_LIMIT`](super::DRAIN_LIMIT) after the tree was dead, or
+    /// reading them failed: there may have been more.
+    pub output_incomplete: bool,
+    /// Largest resident set of any process of the tree, in KiB.
+    pub max_rss_kib: u64,
+    /// Processor time of the tree in user mode, microseconds.
+    pub user_time_us: u64,
+    /// Processor time of the tree in the kernel, microseconds.
+    pub system_time_us: u64,
+}
+
+/// A path as the bytes it is: serde's own form refuses names that are not UTF-8.
+mod path_bytes {
+    use std::ffi::OsString;
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+        path.as_os_str().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        OsString::deserialize(from).map(PathBuf::from)
+    }
+}

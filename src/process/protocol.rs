@@ -1,0 +1,123 @@
+//! What daemon, keeper and shim say to each other. All three are one program image, so there is no version.
+
+use std::io;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{ExitReport, Stage};
+
+/// The longest frame, in bytes: arguments and environment may be 2 MiB, standard input 1 MiB, and a factor of
+/// two for what these bounds may grow to.
+pub const FRAME_LIMIT: usize = 8 << 20;
+
+const LENGTH_BYTES: usize = 4;
+
+/// Daemon to shim, after the first frame, which is the [`Launch`](super::Launch).
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum ToShim {
+    Go,
+    Signal { signal: i32 },
+    Kill,
+    Ack,
+}
+
+/// Shim to daemon. Times are microseconds since the epoch.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum FromShim {
+    Ready,
+    Started { pid: i32, start_time: u64 },
+    StartFailed { stage: Stage, errno: i32 },
+    Signalled { signal: i32, at: u64 },
+    Killing { at: u64 },
+    KillPending { pids: Vec<i32> },
+    Exited(ExitReport),
+}
+
+/// Keeper to daemon, one datagram each. The request the other way is the attempt id alone, with the
+/// shim's end of its socket as the only descriptor.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct KeeperReport {
+    pub(super) attempt: u128,
+    pub(super) end: ShimEnd,
+}
+
+/// Why a shim is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ShimEnd {
+    /// It ended with this wait status, and its tree was swept if it left one.
+    Waited { status: i32 },
+    /// It could not be forked, or its descriptor did not arrive.
+    NotForked { errno: i32 },
+}
+
+impl KeeperReport {
+    pub(super) const LEN: usize = 24;
+
+    pub(super) fn encode(&self) -> [u8; Self::LEN] {
+        let (kind, value) = match self.end {
+            ShimEnd::Waited { status } => (0u32, status),
+            ShimEnd::NotForked { errno } => (1, errno),
+        };
+        let mut bytes = [0; Self::LEN];
+        bytes[..16].copy_from_slice(&self.attempt.to_le_bytes());
+        bytes[16..20].copy_from_slice(&kind.to_le_bytes());
+        bytes[20..].copy_from_slice(&value.to_le_bytes());
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (attempt, rest) = bytes.split_first_chunk::<16>()?;
+        let (kind, rest) = rest.split_first_chunk::<4>()?;
+        let value = i32::from_le_bytes(rest.try_into().ok()?);
+        let end = match u32::from_le_bytes(*kind) {
+            0 => ShimEnd::Waited { status: value },
+            1 => ShimEnd::NotForked { errno: value },
+            _ => return None,
+        };
+        Some(Self { attempt: u128::from_le_bytes(*attempt), end })
+    }
+}
+
+/// A message and its length before it.
+pub(super) fn frame<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
+    let mut bytes = postcard::to_extend(message, vec![0; LENGTH_BYTES]).map_err(io::Error::other)?;
+    let length = bytes.len() - LENGTH_BYTES;
+    if length > FRAME_LIMIT {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a frame of {length} bytes")));
+    }
+    bytes[..LENGTH_BYTES].copy_from_slice(&(length as u32).to_le_bytes());
+    Ok(bytes)
+}
+
+/// Bytes that arrived, and the frames among them.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    bytes: Vec<u8>,
+}
+
+impl Inbox {
+    /// Where to append what was read.
+    pub(super) fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// The next whole frame. An error is final: the stream has lost its framing.
+    pub(super) fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+        let Some((length, rest)) = self.bytes.split_first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
+        let length = u32::from_le_bytes(*length) as usize;
+        if length > FRAME_LIMIT {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes")));
+        }
+        let Some(payload) = rest.get(..length) else { return Ok(None) };
+        let message =
+            postcard::from_bytes(payload).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        if rest.len() == length {
+            // Gives back what a large frame took: a shim keeps one of these for as long as its job runs.
+            self.bytes = Vec::new();
+        } else {
+            self.bytes.drain(..LENGTH_BYTES + length);
+        }
+        Ok(Some(message))
+    }
+}
