@@ -5,6 +5,12 @@ pub mod job;
 pub mod process;
 pub mod runner;
 #[cfg(feature = "daemon")]
+pub mod settings;
+#[cfg(feature = "daemon")]
 pub mod store;
 #[cfg(feature = "daemon")]
 pub mod supervisor;
+#[cfg(feature = "daemon")]
+pub mod telemetry;
+#[cfg(feature = "daemon")]
+pub mod text;
