@@ -43,6 +43,8 @@ pub enum EventKind {
         attempt: u32,
         /// The name the processes below know it by.
         key: AttemptKey,
+        /// The boot it runs in.
+        boot_id: String,
     },
     /// The job executes.
     Running {
@@ -53,8 +55,6 @@ pub enum EventKind {
         /// the process from a later one with the same number.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         start_time: Option<u64>,
-        /// The boot it runs in.
-        boot_id: String,
     },
     /// Somebody or something asked it to stop.
     CancelRequested {

@@ -68,8 +68,8 @@ pub struct Attempt {
     pub pid: Option<u32>,
     /// When that process started, in clock ticks since boot.
     pub start_time: Option<u64>,
-    /// The boot it ran in.
-    pub boot_id: Option<String>,
+    /// The boot it runs in.
+    pub boot_id: String,
     /// How the main process ended.
     pub exit: Option<Exit>,
     /// What went wrong.

@@ -78,7 +78,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
     let at = event.at;
     match &event.kind {
         EventKind::Submitted { .. } => return None,
-        EventKind::Starting { run, attempt, key } => {
+        EventKind::Starting { run, attempt, key, boot_id } => {
             allow(record.state == Queued && !record.held && record.cancel.is_none())?;
             let new = Attempt {
                 attempt: *attempt,
@@ -87,7 +87,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
                 outcome: None,
                 pid: None,
                 start_time: None,
-                boot_id: None,
+                boot_id: boot_id.clone(),
                 exit: None,
                 error: None,
                 output: None,
@@ -105,7 +105,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             record.state = Starting;
             record.started_at.get_or_insert(at);
         }
-        EventKind::Running { pid, start_time, boot_id } => {
+        EventKind::Running { pid, start_time } => {
             // A cancellation may overtake the start: the state stays, the facts are kept.
             allow(matches!(record.state, Starting | Cancelling))?;
             let attempt = current(record)?;
@@ -113,7 +113,6 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             attempt.state = AttemptState::Running;
             attempt.pid = *pid;
             attempt.start_time = *start_time;
-            attempt.boot_id = Some(boot_id.clone());
             if record.state == Starting {
                 record.state = Running;
             }

@@ -372,11 +372,11 @@ impl<R: Runners, S: Records> Actor<R, S> {
                     self.runners.prepare(record, key);
                 }
             }
-            Effect::Go(id) => self.runners.go(id),
-            Effect::Cancel(id) => self.runners.cancel(id),
-            Effect::Force(id) => self.runners.force(id),
-            Effect::Abort(id) => self.runners.abort(id),
-            Effect::Settled(id) => self.runners.settled(id),
+            Effect::Go(key) => self.runners.go(key),
+            Effect::Cancel(key) => self.runners.cancel(key),
+            Effect::Force(key) => self.runners.force(key),
+            Effect::Abort(key) => self.runners.abort(key),
+            Effect::Settled(key) => self.runners.settled(key),
             Effect::Reply(token, answer) => self.answer(token, Reply::Answer(answer)),
             Effect::Finished { abandoned } if abandoned.is_empty() => {
                 self.ended = Some(Ended::Drained { forced: self.forced });

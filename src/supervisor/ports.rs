@@ -74,16 +74,16 @@ pub trait Records {
 pub trait Runners {
     /// Makes the Runner and prepares all that can be prepared; nothing of the job executes.
     fn prepare(&mut self, record: Arc<Record>, key: AttemptKey);
-    /// The start is durable: execute.
-    fn go(&mut self, id: RunnerId);
+    /// The start is durable: execute. Unknown attempts are ignored, here and below.
+    fn go(&mut self, key: AttemptKey);
     /// Cancels the main task.
-    fn cancel(&mut self, id: RunnerId);
+    fn cancel(&mut self, key: AttemptKey);
     /// Kills what can be killed.
-    fn force(&mut self, id: RunnerId);
+    fn force(&mut self, key: AttemptKey);
     /// Forgets a Runner that was never told to go.
-    fn abort(&mut self, id: RunnerId);
+    fn abort(&mut self, key: AttemptKey);
     /// The end is durable: what was held until then may go.
-    fn settled(&mut self, id: RunnerId);
+    fn settled(&mut self, key: AttemptKey);
 }
 
 /// What a Runner tells.

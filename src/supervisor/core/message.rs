@@ -90,15 +90,15 @@ pub enum Effect {
     /// Make the Runner and prepare it.
     Prepare(RunnerId, AttemptKey),
     /// Execute. Held.
-    Go(RunnerId),
+    Go(AttemptKey),
     /// Cancel the main task.
-    Cancel(RunnerId),
+    Cancel(AttemptKey),
     /// Kill.
-    Force(RunnerId),
+    Force(AttemptKey),
     /// Forget a Runner that never went.
-    Abort(RunnerId),
+    Abort(AttemptKey),
     /// Let go of what was held until the end was durable. Held.
-    Settled(RunnerId),
+    Settled(AttemptKey),
     /// Answer. Held.
     Reply(Token, Answer),
     /// Everything has ended: the daemon may. Held.

@@ -76,6 +76,7 @@ impl Turn<'_> {
     fn cancel_active(&mut self, id: RunnerId, by: Requester, reason: CancelReason) {
         let Some(active) = self.core.active.get_mut(&id) else { return };
         let first = active.record.cancel.is_none();
+        let key = active.key;
         let grace = active.record.spec.cancel_grace;
         if active.record.state == State::Draining {
             return;
@@ -87,7 +88,7 @@ impl Turn<'_> {
         if !first {
             return;
         }
-        self.out.now.push(Effect::Cancel(id));
+        self.out.now.push(Effect::Cancel(key));
         let grace = match reason {
             CancelReason::Requested | CancelReason::Timeout => {
                 Some(grace.unwrap_or(self.core.limits.cancel_grace))
@@ -102,7 +103,7 @@ impl Turn<'_> {
 
     fn force(&mut self, id: RunnerId) {
         self.clear_timer(id, Timer::Grace);
-        self.out.now.push(Effect::Force(id));
+        self.out.now.extend(self.core.active.get(&id).map(|active| Effect::Force(active.key)));
     }
 
     pub(super) fn report(&mut self, Report { runner: id, key, news }: Report) {
@@ -112,8 +113,7 @@ impl Turn<'_> {
         }
         match news {
             News::Running { pid, start_time } => {
-                let boot_id = self.core.boot_id.clone();
-                self.append(id, EventKind::Running { pid, start_time, boot_id });
+                self.append(id, EventKind::Running { pid, start_time });
                 let timeout = self.core.active.get(&id).and_then(|active| active.record.spec.timeout);
                 if let Some(timeout) = timeout {
                     self.set_timer(id, Timer::Timeout, timeout);
@@ -135,12 +135,13 @@ impl Turn<'_> {
 
     fn ended(&mut self, id: RunnerId, end: End) {
         let Some(active) = self.core.active.get(&id) else { return };
+        let key = active.key;
         let outcome = verdict(&active.record, &end);
         let on_lost = active.record.spec.on_lost;
         let again = outcome == Outcome::Lost && active.record.cancel.is_none() && on_lost != OnLost::Fail;
         let End { exit, error, output, closed, lost: _ } = end;
         self.append(id, EventKind::AttemptEnded { outcome, exit, error, output });
-        self.out.held.push(Effect::Settled(id));
+        self.out.held.push(Effect::Settled(key));
         self.clear_timer(id, Timer::Grace);
         self.clear_timer(id, Timer::Timeout);
         if again {
@@ -188,8 +189,8 @@ impl Turn<'_> {
                 self.core.queue.remove(&waiting.place);
             }
             // It was never told to go: for that its submission had to be durable.
-            if self.core.active.remove(&id).is_some() {
-                self.out.now.push(Effect::Abort(id));
+            if let Some(active) = self.core.active.remove(&id) {
+                self.out.now.push(Effect::Abort(active.key));
             }
             self.core.changed.remove(&id);
         }
@@ -216,7 +217,7 @@ impl Turn<'_> {
     fn stop_for_shutdown(&mut self, id: RunnerId, name: &'static str) {
         let Some(active) = self.core.active.get(&id) else { return };
         if active.record.state == State::Starting && !active.gone {
-            self.out.now.push(Effect::Abort(id));
+            self.out.now.push(Effect::Abort(active.key));
             self.core.starting.retain(|(_, starting)| *starting != id);
             self.append(id, EventKind::Requeued { reason: RequeueReason::NotExecuted, held: false });
         } else {
@@ -288,10 +289,11 @@ impl Turn<'_> {
             };
             let (run, attempts) = record.position().unwrap_or((1, 0));
             let key = AttemptKey::new();
-            let seq = self.append(id, EventKind::Starting { run, attempt: attempts + 1, key });
+            let boot_id = self.core.boot_id.clone();
+            let seq = self.append(id, EventKind::Starting { run, attempt: attempts + 1, key, boot_id });
             self.core.starting.push_back((seq, id));
             self.out.now.push(Effect::Prepare(id, key));
-            self.out.held.push(Effect::Go(id));
+            self.out.held.push(Effect::Go(key));
         }
     }
 
