@@ -1,5 +1,6 @@
 //! How a job's tree is held together, so that all of it can be killed.
 
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,43 @@ impl Tier {
             Self::Cgroup { .. } => "cgroup2",
             Self::Subreaper => "subreaper",
         }
+    }
+
+    /// The cgroup of one attempt, whether it exists or not.
+    pub(super) fn attempt(&self, attempt: u128) -> Option<AttemptCgroup> {
+        match self {
+            Self::Cgroup { base } => Some(AttemptCgroup { dir: base.join(format!("{attempt:032x}")) }),
+            Self::Subreaper => None,
+        }
+    }
+}
+
+/// The cgroup of one attempt.
+#[derive(Debug, Clone)]
+pub(super) struct AttemptCgroup {
+    dir: PathBuf,
+}
+
+impl AttemptCgroup {
+    /// Makes it and opens it, to be forked into.
+    pub(super) fn create(&self) -> io::Result<File> {
+        fs::create_dir(&self.dir)?;
+        File::open(&self.dir).inspect_err(|_| drop(fs::remove_dir(&self.dir)))
+    }
+
+    /// Moves the calling process into it.
+    pub(super) fn join(&self) -> io::Result<()> {
+        fs::write(self.dir.join("cgroup.procs"), "0")
+    }
+
+    /// Kills all of it, what it forks meanwhile included. Returns before they are dead.
+    pub(super) fn kill(&self) -> io::Result<()> {
+        fs::write(self.dir.join("cgroup.kill"), "1")
+    }
+
+    /// Removes it. `EBUSY` while something of it lives.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        fs::remove_dir(&self.dir)
     }
 }
 

@@ -24,6 +24,7 @@ pub mod log;
 mod protocol;
 pub mod reap;
 pub mod recovery;
+mod shim;
 pub mod spool;
 
 use std::time::Duration;

@@ -70,7 +70,6 @@ pub fn find(dir: &Path) -> Result<Found, SpoolError> {
 
 /// Writes the spool file whole or not at all. Not synced: a daemon's death keeps the page cache, and after a
 /// power loss the attempt is lost in any case.
-#[expect(dead_code, reason = "the shim uses it")]
 pub(super) fn leave(dir: &Path, ended: &Spooled) -> io::Result<()> {
     fs::write(dir.join(UNFINISHED), serde_json::to_vec(ended)?)?;
     fs::rename(dir.join(UNFINISHED), dir.join(NAME))

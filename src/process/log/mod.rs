@@ -13,8 +13,10 @@
 //! | 16.. | the data, as it came |
 
 mod reader;
+mod writer;
 
 pub use reader::{Frame, Item, LogReader, TailStart, tail};
+pub(super) use writer::LogWriter;
 
 /// Which of the job's two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,7 +47,6 @@ pub(super) struct Header {
 }
 
 impl Header {
-    #[expect(dead_code, reason = "the writer comes with the shim")]
     pub(super) fn encode(self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         bytes[..4].copy_from_slice(&self.len.to_le_bytes());

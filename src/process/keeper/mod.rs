@@ -1,0 +1,233 @@
+//! The keeper: a small process between daemon and shims, forked before any thread exists. It forks shims, reaps
+//! them, and when one dies without having cleaned up, kills what it left.
+//!
+//! It lives as long as its lifeline, the socket to the daemon, and then until its shims are gone: they see their
+//! own lifelines close. When it is killed itself, its shims notice and kill their trees.
+
+pub(super) mod children;
+pub(super) mod sys;
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send};
+
+use self::children::Children;
+use super::containment::Tier;
+use super::protocol::{KeeperReport, ShimEnd};
+use super::{KeeperSetup, shim};
+
+/// How often strays that would not die are looked at again. They die by themselves (SIGKILL is pending on them), but
+/// one that is handed over by a process that is itself stuck gives no sign.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Forks the keeper; never returns in it. `socket` is its end of the lifeline.
+pub(super) fn fork(socket: OwnedFd, setup: &KeeperSetup) -> io::Result<i32> {
+    let keep = [socket.as_raw_fd(), setup.children_lock.as_raw_fd()];
+    let (lock, tier) = (setup.children_lock.as_fd(), &setup.tier);
+    let run = || match start(&keep).and_then(|signals| Keeper::new(socket, lock, tier, signals)?.run()) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("runward keeper: {error}");
+            1
+        }
+    };
+    sys::fork(run)
+}
+
+fn start(keep: &[RawFd]) -> io::Result<SignalFd> {
+    sys::reset_signals()?;
+    sys::close_all_but(keep)?;
+    nix::unistd::setsid()?;
+    nix::sys::prctl::set_child_subreaper(true)?;
+    nix::sys::prctl::set_name(c"runward-keeper")?;
+    let mask = SigSet::from_iter([Signal::SIGCHLD]);
+    Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
+}
+
+struct Keeper<'a> {
+    /// `None` when the daemon is gone.
+    socket: Option<OwnedFd>,
+    /// Whether more requests can come.
+    asked: bool,
+    reports: VecDeque<KeeperReport>,
+    lock: BorrowedFd<'a>,
+    tier: &'a Tier,
+    signals: SignalFd,
+    children: Children,
+    shims: HashMap<i32, u128>,
+    /// Shims that ended without having cleaned up, to be reported when no stray is left.
+    unswept: Vec<(u128, i32)>,
+}
+
+impl<'a> Keeper<'a> {
+    fn new(socket: OwnedFd, lock: BorrowedFd<'a>, tier: &'a Tier, signals: SignalFd) -> io::Result<Self> {
+        Ok(Self {
+            socket: Some(socket),
+            asked: true,
+            reports: VecDeque::new(),
+            lock,
+            tier,
+            signals,
+            children: Children::open()?,
+            shims: HashMap::new(),
+            unswept: Vec::new(),
+        })
+    }
+
+    fn run(mut self) -> io::Result<()> {
+        while self.asked || !self.shims.is_empty() || !self.unswept.is_empty() {
+            let (requests, signalled) = self.wait()?;
+            if requests.intersects(PollFlags::POLLIN) {
+                self.take_requests()?;
+            }
+            if requests.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
+                self.daemon_gone();
+            }
+            if signalled {
+                while self.signals.read_signal()?.is_some() {}
+            }
+            self.reap()?;
+            self.sweep()?;
+            self.send_reports();
+        }
+        Ok(())
+    }
+
+    fn wait(&self) -> io::Result<(PollFlags, bool)> {
+        let mut wanted = PollFlags::empty();
+        wanted.set(PollFlags::POLLIN, self.asked);
+        wanted.set(PollFlags::POLLOUT, !self.reports.is_empty());
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        fds.extend(self.socket.iter().map(|socket| PollFd::new(socket.as_fd(), wanted)));
+        let timeout = if self.unswept.is_empty() {
+            PollTimeout::NONE
+        } else {
+            PollTimeout::try_from(LOOK_AGAIN).unwrap_or(PollTimeout::MAX)
+        };
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ready = |fd: Option<&PollFd<'_>>| fd.and_then(PollFd::revents).unwrap_or(PollFlags::empty());
+        Ok((ready(fds.get(1)), !ready(fds.first()).is_empty()))
+    }
+
+    fn take_requests(&mut self) -> io::Result<()> {
+        loop {
+            let Some(socket) = &self.socket else { return Ok(()) };
+            let mut id = [0; 16];
+            let mut space = nix::cmsg_space!([RawFd; 1]);
+            let mut bytes = [IoSliceMut::new(&mut id)];
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+            let (length, brought) =
+                match recvmsg::<()>(socket.as_raw_fd(), &mut bytes, Some(&mut space), flags) {
+                    Ok(message) => {
+                        let fds = message.cmsgs()?.filter_map(|part| match part {
+                            ControlMessageOwned::ScmRights(fds) => Some(sys::received(fds)),
+                            _ => None,
+                        });
+                        (message.bytes, fds.flatten().next())
+                    }
+                    Err(Errno::EAGAIN) => return Ok(()),
+                    Err(Errno::ECONNRESET) => (0, None),
+                    Err(error) => return Err(error.into()),
+                };
+            if length == 0 {
+                self.asked = false;
+                return Ok(());
+            }
+            let attempt = u128::from_le_bytes(id);
+            let forked = match brought {
+                Some(socket) => self.fork_shim(attempt, socket),
+                // The table of descriptors was full, so the kernel has dropped it.
+                None => Err(Errno::EMFILE.into()),
+            };
+            match forked {
+                Ok(pid) => drop(self.shims.insert(pid, attempt)),
+                Err(error) => {
+                    let errno = error.raw_os_error().unwrap_or(Errno::EIO as i32);
+                    self.reports.push_back(KeeperReport { attempt, end: ShimEnd::NotForked { errno } });
+                }
+            }
+        }
+    }
+
+    fn fork_shim(&self, attempt: u128, socket: OwnedFd) -> io::Result<i32> {
+        let keeper = nix::unistd::getpid();
+        sys::fork(move || shim::run(socket, self.lock, keeper, self.tier, attempt))
+    }
+
+    fn reap(&mut self) -> io::Result<()> {
+        loop {
+            let pid = match sys::ended_child() {
+                Ok(Some(pid)) => pid,
+                Ok(None) => return Ok(()),
+                Err(error) if error.raw_os_error() == Some(nix::libc::ECHILD) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let Some(status) = sys::reap(pid)? else { continue };
+            match self.shims.remove(&pid) {
+                // A stray.
+                None => {}
+                Some(attempt) if status == 0 => {
+                    self.reports.push_back(KeeperReport { attempt, end: ShimEnd::Waited { status } });
+                }
+                Some(attempt) => {
+                    if let Some(cgroup) = self.tier.attempt(attempt) {
+                        // Not there when the shim died before making it.
+                        cgroup.kill().ok();
+                    }
+                    self.unswept.push((attempt, status));
+                }
+            }
+        }
+    }
+
+    /// Kills every child that is not a shim: the kernel has handed over what a dead shim left. Which shim that
+    /// was can't be told, so all that died this way are reported when no stray is left.
+    fn sweep(&mut self) -> io::Result<()> {
+        if self.unswept.is_empty() {
+            return Ok(());
+        }
+        let mut left = false;
+        for pid in self.children.list()?.into_iter().filter(|pid| !self.shims.contains_key(pid)) {
+            left = true;
+            // EPERM, for one that has changed its user: it is looked at again, and the shim stays unreported.
+            sys::kill(pid, nix::libc::SIGKILL).ok();
+        }
+        if left {
+            return Ok(());
+        }
+        for (attempt, status) in self.unswept.drain(..) {
+            if let Some(cgroup) = self.tier.attempt(attempt) {
+                cgroup.remove().ok();
+            }
+            self.reports.push_back(KeeperReport { attempt, end: ShimEnd::Waited { status } });
+        }
+        Ok(())
+    }
+
+    fn send_reports(&mut self) {
+        while let (Some(socket), Some(report)) = (&self.socket, self.reports.front()) {
+            match send(socket.as_raw_fd(), &report.encode(), MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
+            {
+                Ok(_) => drop(self.reports.pop_front()),
+                Err(Errno::EAGAIN) => return,
+                Err(_) => self.daemon_gone(),
+            }
+        }
+    }
+
+    fn daemon_gone(&mut self) {
+        self.asked = false;
+        self.socket = None;
+        self.reports.clear();
+    }
+}

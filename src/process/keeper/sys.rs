@@ -1,0 +1,171 @@
+//! The system calls of keeper and shim that have no safe form elsewhere. Both are single-threaded for life, which
+//! is what makes forking without exec sound.
+#![expect(unsafe_code, reason = "fork, raw wait statuses and descriptors by number have no safe wrapper")]
+
+use std::ffi::{CStr, c_char, c_int};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use nix::libc;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
+use nix::unistd::ForkResult;
+
+/// The exit code of a process of ours that panicked: `EX_SOFTWARE` of `sysexits.h`.
+const PANICKED: i32 = 70;
+
+/// From `linux/sched.h`; the constant of the libc crate is an integer too small for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Forks a process that runs `child` and exits with its code. Never returns in the child, whose copies of this
+/// process's values are never dropped.
+pub(crate) fn fork(child: impl FnOnce() -> i32) -> io::Result<i32> {
+    // SAFETY: this process has one thread (fork_keeper refuses otherwise, keeper and shim never start one), so no
+    // lock is held by a thread that the child would lack.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child.as_raw()),
+        ForkResult::Child => run_and_exit(child),
+    }
+}
+
+/// As [`fork`], into a cgroup from the first instant: joining it later waits for an RCU grace period, some 10 ms.
+/// Fails with `ENOSYS` or `EPERM` where the kernel or a filter does not know the call.
+pub(crate) fn fork_into(cgroup: BorrowedFd<'_>, child: impl FnOnce() -> i32) -> io::Result<i32> {
+    // SAFETY: all fields are integers, for which zero is valid and means unused.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = CLONE_INTO_CGROUP;
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.cgroup = cgroup.as_raw_fd() as u64;
+    // SAFETY: without CLONE_VM this is a fork, see there; the structure is the kernel's, with its true size. The
+    // hooks that the C library's fork would run guard the locks of other threads, and there are none.
+    match unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => run_and_exit(child),
+        pid => Ok(pid as i32),
+    }
+}
+
+fn run_and_exit(child: impl FnOnce() -> i32) -> ! {
+    // A panic must not unwind into the frames of the parent, which are all still there.
+    let code = catch_unwind(AssertUnwindSafe(child)).unwrap_or(PANICKED);
+    // SAFETY: ends the process at once; exit handlers and buffers belong to the parent.
+    unsafe { libc::_exit(code) }
+}
+
+/// Closes every descriptor from 3 on, except those in `keep`.
+pub(crate) fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
+    let mut keep = keep.to_vec();
+    keep.sort_unstable();
+    let mut first = 3;
+    for fd in keep.into_iter().filter(|fd| *fd >= 3) {
+        if fd > first {
+            close_range(first, fd as u32 - 1, 0)?;
+        }
+        first = fd + 1;
+    }
+    close_range(first, u32::MAX, 0)
+}
+
+/// Marks every descriptor from 3 on to be closed by exec.
+pub(crate) fn close_all_on_exec() -> io::Result<()> {
+    close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+fn close_range(first: RawFd, last: u32, flags: u32) -> io::Result<()> {
+    // SAFETY: takes integers. Whoever calls it owns the process, and the owners of what is closed are values of the
+    // parent, which this process never drops or uses.
+    match unsafe { libc::syscall(libc::SYS_close_range, first as u32, last, flags) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Takes over descriptors that a message has brought. Each number is a descriptor that this process owns now.
+pub(crate) fn received(fds: Vec<RawFd>) -> Vec<OwnedFd> {
+    // SAFETY: the kernel has made them for this process as the message was received, and nobody else knows them.
+    fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect()
+}
+
+/// Sets every signal to its default action and blocks them all. What is forked from here inherits the defaults,
+/// so a job's child has only its mask to open. Blocked, they can't end keeper or shim, and are read from a
+/// descriptor.
+pub(crate) fn reset_signals() -> io::Result<()> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
+        // SAFETY: the default action runs no code of ours.
+        unsafe { sigaction(signal, &default) }?;
+    }
+    for signal in libc::SIGRTMIN()..=libc::SIGRTMAX() {
+        // SAFETY: as above; the real-time signals have no name in the safe type.
+        if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?)
+}
+
+/// A child that has ended, if any, left unreaped: until [`reap`] its number, and so its group's, can't be reused.
+pub(crate) fn ended_child() -> io::Result<Option<i32>> {
+    // SAFETY: a structure of integers, valid when zero.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: `info` is valid for writing.
+    if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: waitid fills these fields, or leaves them zero when no child has ended.
+    let pid = unsafe { info.si_pid() };
+    Ok((pid != 0).then_some(pid))
+}
+
+/// Reaps this child and returns its wait status; `None` while it lives.
+pub(crate) fn reap(pid: i32) -> io::Result<Option<i32>> {
+    let mut status: c_int = 0;
+    // SAFETY: `status` is valid for writing.
+    match unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG | libc::__WALL) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        _ => Ok(Some(status)),
+    }
+}
+
+/// Sends a signal, given by number because the real-time ones have no name. `target` is an unreaped child, or the
+/// negative number of the group of one: nothing else has a number that is sure to be still its own.
+pub(crate) fn kill(target: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: takes integers.
+    match unsafe { libc::kill(target, signal) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Sets the nice value of this process.
+pub(crate) fn set_nice(nice: i32) -> io::Result<()> {
+    // SAFETY: takes integers.
+    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Strings as exec wants them, built before anything can go wrong.
+#[derive(Debug)]
+pub(crate) struct ExecStrings {
+    pointers: Vec<*const c_char>,
+    /// What the pointers point to; the heap blocks do not move with it.
+    _strings: Vec<std::ffi::CString>,
+}
+
+impl ExecStrings {
+    pub(crate) fn new(strings: Vec<std::ffi::CString>) -> Self {
+        let pointers = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+        Self { pointers, _strings: strings }
+    }
+}
+
+/// Replaces this process; returns only the error.
+pub(crate) fn execve(program: &CStr, argv: &ExecStrings, env: &ExecStrings) -> io::Error {
+    // SAFETY: both arrays end with a null pointer and the strings they point to live in the same values.
+    unsafe { libc::execve(program.as_ptr(), argv.pointers.as_ptr(), env.pointers.as_ptr()) };
+    io::Error::last_os_error()
+}

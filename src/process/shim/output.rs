@@ -1,0 +1,114 @@
+//! The job's three standard streams, on the shim's side.
+
+use std::io::{self, PipeReader, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use crate::process::log::{FRAME_DATA_LIMIT, LogWriter, Stream};
+
+/// Both outputs and the log they go to.
+#[derive(Debug)]
+pub(super) struct Output {
+    pipes: [Option<PipeReader>; 2],
+    log: LogWriter,
+    /// One read's worth, taken at the first output.
+    buffer: Vec<u8>,
+    bytes: u64,
+    incomplete: bool,
+}
+
+const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
+
+impl Output {
+    pub(super) fn new(stdout: PipeReader, stderr: PipeReader, log: LogWriter) -> Self {
+        Self { pipes: [Some(stdout), Some(stderr)], log, buffer: Vec::new(), bytes: 0, incomplete: false }
+    }
+
+    /// The pipes that are open still, each with its number for [`carry`](Self::carry).
+    pub(super) fn open(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
+        self.pipes.iter().enumerate().filter_map(|(number, pipe)| Some((number, pipe.as_ref()?.as_fd())))
+    }
+
+    pub(super) fn ended(&self) -> bool {
+        self.pipes.iter().all(Option::is_none)
+    }
+
+    /// Moves what one pipe has, a buffer at most, to the log. Call it when that is readable: then it does not block.
+    pub(super) fn carry(&mut self, number: usize) {
+        let Some(pipe) = &mut self.pipes[number] else { return };
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; FRAME_DATA_LIMIT];
+        }
+        match pipe.read(&mut self.buffer) {
+            Ok(0) => self.pipes[number] = None,
+            Ok(length) => {
+                self.bytes += length as u64;
+                self.log.append(STREAMS[number], now_us(), &self.buffer[..length]);
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => {
+                self.incomplete = true;
+                self.pipes[number] = None;
+            }
+        }
+    }
+
+    /// Stops reading pipes that somebody outside the tree still holds.
+    pub(super) fn give_up(&mut self) {
+        if !self.ended() {
+            self.incomplete = true;
+            self.pipes = [None, None];
+        }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn dropped(&self) -> u64 {
+        self.log.dropped()
+    }
+
+    pub(super) fn incomplete(&self) -> bool {
+        self.incomplete
+    }
+}
+
+/// What is still to be written to the job's standard input.
+#[derive(Debug)]
+pub(super) struct Input {
+    pipe: OwnedFd,
+    bytes: Vec<u8>,
+    written: usize,
+}
+
+impl Input {
+    pub(super) fn new(pipe: OwnedFd, bytes: Vec<u8>) -> nix::Result<Self> {
+        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok(Self { pipe, bytes, written: 0 })
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+
+    /// Writes what the pipe takes. `false` when there is no more to do: all is written, or the job has closed it,
+    /// which is no failure.
+    pub(super) fn feed(&mut self) -> bool {
+        match nix::unistd::write(&self.pipe, &self.bytes[self.written..]) {
+            Ok(written) => {
+                self.written += written;
+                self.written < self.bytes.len()
+            }
+            Err(errno) => matches!(errno, Errno::EAGAIN | Errno::EINTR),
+        }
+    }
+}
+
+/// Microseconds since the epoch, by the wall clock.
+pub(super) fn now_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+}
