@@ -1,11 +1,21 @@
 //! runward
 #[cfg(feature = "daemon")]
+pub mod daemon;
+#[cfg(feature = "daemon")]
+#[path = "http_stub.rs"]
+pub mod http;
 pub mod job;
+#[cfg(feature = "daemon")]
+pub mod kinds;
 #[cfg(feature = "daemon")]
 pub mod process;
 pub mod runner;
 #[cfg(feature = "daemon")]
 pub mod settings;
+#[cfg(feature = "daemon")]
+pub mod signals;
+#[cfg(feature = "daemon")]
+pub mod state_dir;
 #[cfg(feature = "daemon")]
 pub mod store;
 #[cfg(feature = "daemon")]

@@ -117,7 +117,14 @@ impl Runners for Fleet {
             .build_async();
         self.hosted.insert(key, Hosted { orders, runner: runner.handle() });
         let reporter = Reporter { reports: self.reports.clone(), record: Arc::clone(&record), key };
-        let main = process::start(&mut runner, Arc::clone(&self.shared), record, key, link.clone(), reporter.clone());
+        let main = process::start(
+            &mut runner,
+            Arc::clone(&self.shared),
+            record,
+            key,
+            link.clone(),
+            reporter.clone(),
+        );
         self.drivers.spawn_on(drive(runner, main, link, reporter), &self.runtime);
     }
 

@@ -70,9 +70,10 @@ async fn run(
 ) -> Result<Done, Stopped> {
     let signal = stop_signal(&record.spec.job);
     let prepared = async {
-        let launch = plan(&shared, record, key).await?;
-        shared.launcher.launch(key.as_u128(), &launch).await.map_err(|error| {
-            Failure { stage: Some("launch".into()), ..Failure::new("start_failed", error.to_string()) }
+        let launch = plan(&scope, &shared, record, key).await?;
+        shared.launcher.launch(key.as_u128(), &launch).await.map_err(|error| Failure {
+            stage: Some("launch".into()),
+            ..Failure::new("start_failed", error.to_string())
         })
     };
     let shim = scope.cancellable(prepared).await?;
@@ -147,7 +148,10 @@ impl Watch {
             }
             ShimEvent::KillPending { pids } => {
                 let pids: Vec<_> = pids.iter().map(i32::to_string).collect();
-                News::Step { action: Action::KillPending, target: Some(format!("processes {}", pids.join(", "))) }
+                News::Step {
+                    action: Action::KillPending,
+                    target: Some(format!("processes {}", pids.join(", "))),
+                }
             }
             ShimEvent::StartFailed { stage, errno } => {
                 return Some(End { error: Some(start_failure(stage, errno)), ..End::default() });
@@ -160,7 +164,8 @@ impl Watch {
                     Ending::Code(code) => format!("ended with code {code}"),
                     Ending::Signal(signal) => format!("was killed by signal {signal}"),
                 };
-                let failure = Failure::new("shim_lost", format!("the job's shim {how}; its processes were killed"));
+                let failure =
+                    Failure::new("shim_lost", format!("the job's shim {how}; its processes were killed"));
                 return Some(End { error: Some(failure), lost: true, ..End::default() });
             }
         };
@@ -220,29 +225,47 @@ fn stop_signal(job: &Job) -> Signal {
     Signal::from_str(&format!("SIG{}", job.stop_signal())).unwrap_or(Signal::SIGTERM)
 }
 
-/// What the shim is to do. Files and users are looked up off the loop.
-async fn plan(shared: &Arc<Shared>, record: Arc<Record>, key: AttemptKey) -> Result<Launch, Failure> {
+/// What the shim is to do. Files are written and users looked up on the Runner's executor.
+async fn plan(
+    scope: &Scope,
+    shared: &Arc<Shared>,
+    record: Arc<Record>,
+    key: AttemptKey,
+) -> Result<Launch, Failure> {
     let shared = Arc::clone(shared);
-    let (run, attempt) = record.position().unwrap_or((1, 1));
-    let planned = move || {
-        let dir = attempt_dir(&shared.log_root, record.id, run, attempt);
-        let runner_dir = dir.parent().unwrap_or(&dir);
-        prepare_dir(runner_dir).map_err(|error| (Stage::Directory, error))?;
-        let parts = Parts::of(&record.spec.job, runner_dir)?;
-        let user = parts.user.map(find_user).transpose().map_err(|error| (Stage::User, error))?;
-        let env = shared.environment.of(&record, key, user.as_ref().map(|(user, _)| user), parts.env);
-        let cwd = parts.cwd.map_or_else(|| Path::new("/"), PathBuf::as_path);
-        let mut launch = Launch::new(dir.clone(), parts.argv, env, cwd.to_owned());
-        launch.stdin = parts.stdin.map(|text| text.as_bytes().to_vec());
-        launch.user = user.map(|(_, user)| user);
-        launch.segment_bytes = shared.segment_bytes;
-        launch.max_log_bytes = shared.max_log_bytes;
-        Ok(launch)
+    let blocks = match &record.spec.job {
+        Job::Command(command) => command.user.is_some(),
+        Job::Script(_) => true,
     };
-    planned().map_err(|(stage, error): (Stage, io::Error)| {
+    let planned = move || plan_now(&shared, &record, key);
+    let planned = match blocks {
+        false => planned(),
+        true => match scope.spawn_blocking(planned).with_name("plan").await {
+            Ok(planned) => planned,
+            Err(error) => return Err(Failure::new("internal", error.to_string())),
+        },
+    };
+    planned.map_err(|(stage, error)| {
         let errno = error.raw_os_error();
         Failure { errno, ..start_failure(stage, errno.unwrap_or(0)) }
     })
+}
+
+fn plan_now(shared: &Shared, record: &Record, key: AttemptKey) -> Result<Launch, (Stage, io::Error)> {
+    let (run, attempt) = record.position().unwrap_or((1, 1));
+    let dir = attempt_dir(&shared.log_root, record.id, run, attempt);
+    let runner_dir = dir.parent().unwrap_or(&dir);
+    prepare_dir(runner_dir).map_err(|error| (Stage::Directory, error))?;
+    let parts = Parts::of(&record.spec.job, runner_dir)?;
+    let user = parts.user.map(|name| find_user(name)).transpose().map_err(|error| (Stage::User, error))?;
+    let env = shared.environment.of(record, key, user.as_ref().map(|(user, _)| user), parts.env);
+    let cwd = parts.cwd.map_or_else(|| Path::new("/"), PathBuf::as_path);
+    let mut launch = Launch::new(dir.clone(), parts.argv, env, cwd.to_owned());
+    launch.stdin = parts.stdin.map(|text| text.as_bytes().to_vec());
+    launch.user = user.map(|(_, user)| user);
+    launch.segment_bytes = shared.segment_bytes;
+    launch.max_log_bytes = shared.max_log_bytes;
+    Ok(launch)
 }
 
 struct Parts<'a> {
@@ -285,9 +308,9 @@ fn prepare_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
-fn find_user(name: &String) -> io::Result<(nix::unistd::User, User)> {
+fn find_user(name: &str) -> io::Result<(nix::unistd::User, User)> {
     let user = nix::unistd::User::from_name(name)?.ok_or(nix::errno::Errno::ENOENT)?;
-    let c_name = CString::new(name.as_str()).map_err(|_| nix::errno::Errno::EINVAL)?;
+    let c_name = CString::new(name).map_err(|_| nix::errno::Errno::EINVAL)?;
     let groups = nix::unistd::getgrouplist(&c_name, user.gid)?.into_iter().map(|gid| gid.as_raw()).collect();
     let ids = User { uid: user.uid.as_raw(), gid: user.gid.as_raw(), groups };
     Ok((user, ids))

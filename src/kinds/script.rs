@@ -37,7 +37,10 @@ mod tests {
     fn the_first_line_chooses_the_interpreter() {
         let argv = |source| argv(source, Path::new("/s"), &["a".into()]);
         assert_eq!(argv("echo hi"), ["/bin/sh", "/s", "a"]);
-        assert_eq!(argv("#!/usr/bin/env -S python3 -u\nprint()"), ["/usr/bin/env", "-S python3 -u", "/s", "a"]);
+        assert_eq!(
+            argv("#!/usr/bin/env -S python3 -u\nprint()"),
+            ["/usr/bin/env", "-S python3 -u", "/s", "a"]
+        );
         assert_eq!(argv("#! /bin/bash\n"), ["/bin/bash", "/s", "a"]);
         assert_eq!(argv("#!\n"), ["/bin/sh", "/s", "a"]);
         assert_eq!(argv(""), ["/bin/sh", "/s", "a"]);

@@ -130,15 +130,6 @@ pub struct Waiting {
     pub held: bool,
 }
 
-/// The Runners that were not closed when the daemon ended.
-#[derive(Debug)]
-pub struct Unfinished {
-    /// Those that waited.
-    pub waiting: Vec<Waiting>,
-    /// The others, as their events add up.
-    pub active: Vec<Record>,
-}
-
 impl Lookup {
     /// Opens the store for look-ups.
     ///
@@ -148,30 +139,36 @@ impl Lookup {
         Ok(Self(connect_readonly(path)?))
     }
 
-    /// The Runners that are not closed. Events are the truth: the records of those that were under way are
-    /// replayed, and damage shows.
+    /// The Runners that wait, in the order of their submission.
     ///
     /// # Errors
-    /// SQLite's, and events that do not fit each other.
-    pub fn unfinished(&self) -> Result<Unfinished, OpenError> {
-        let queued = State::Queued.as_str();
+    /// SQLite's.
+    pub fn waiting(&self) -> Result<Vec<Waiting>, OpenError> {
         let waiting = self
             .0
             .prepare(
                 "SELECT id, priority, n, held FROM runners WHERE state <> 'closed' AND state = ?1 ORDER BY n",
             )?
-            .query_map([queued], |row| {
+            .query_map([State::Queued.as_str()], |row| {
                 let id = id_from_row(row, 0)?;
                 Ok(Waiting { id, priority: row.get(1)?, submitted_seq: row.get(2)?, held: row.get(3)? })
             })?
             .collect::<rusqlite::Result<_>>()?;
+        Ok(waiting)
+    }
+
+    /// The Runners that neither wait nor are closed. Events are the truth: their records are replayed, and
+    /// damage shows.
+    ///
+    /// # Errors
+    /// SQLite's, and events that do not fit each other.
+    pub fn under_way(&self) -> Result<Vec<Record>, OpenError> {
         let ids = self
             .0
             .prepare("SELECT id FROM runners WHERE state <> 'closed' AND state <> ?1 ORDER BY n")?
-            .query_map([queued], |row| id_from_row(row, 0))?
+            .query_map([State::Queued.as_str()], |row| id_from_row(row, 0))?
             .collect::<rusqlite::Result<Vec<_>>>()?;
-        let active = ids.into_iter().map(|id| self.replay(id)).collect::<Result<_, _>>()?;
-        Ok(Unfinished { waiting, active })
+        ids.into_iter().map(|id| self.replay(id)).collect()
     }
 
     fn replay(&self, id: RunnerId) -> Result<Record, OpenError> {

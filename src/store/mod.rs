@@ -13,7 +13,7 @@ use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, OpenFlags};
 
-pub use archive::{Lookup, Readers, Unfinished, Waiting};
+pub use archive::{Lookup, Readers, Waiting};
 pub use log::Log;
 
 /// Versions before this one can corrupt a WAL database when it is reset (fixed in SQLite 3.51.3).

@@ -137,7 +137,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
     ) -> std::io::Result<(Self, Supervisor)> {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let hub = Hub::new(parts.last_seq);
-        let status = Status { stage: Stage::Ready, counts: parts.core.counts() };
+        let status = Status { stage: Stage::Recovering, counts: parts.core.counts() };
         let (status, watched) = watch::channel(status);
         let supervisor = Supervisor {
             commands,
@@ -168,8 +168,8 @@ impl<R: Runners, S: Records> Actor<R, S> {
         Ok((actor, supervisor))
     }
 
-    /// Runs until a signal has ended everything.
-    pub async fn run(mut self) -> Ended {
+    /// Runs until a signal has ended everything. The store is open until this is dropped.
+    pub async fn run(&mut self) -> Ended {
         let mut told = Instant::now();
         // What waited when the daemon ended may start.
         self.input(Input::Tick);

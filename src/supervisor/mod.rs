@@ -8,6 +8,7 @@ pub mod core;
 mod handle;
 mod hub;
 pub mod ports;
+pub mod recovery;
 mod writer;
 
 use std::path::{Path, PathBuf};

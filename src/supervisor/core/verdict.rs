@@ -7,10 +7,10 @@ use crate::{
 
 /// The outcome of an attempt. What stopped it first decides.
 pub(in crate::supervisor) fn verdict(record: &Record, end: &End) -> Outcome {
-    if end.lost {
-        return Outcome::Lost;
-    }
     match &record.cancel {
+        // Force had been asked for; that the daemon's death carried it out makes no difference.
+        Some(receipt) if end.lost && receipt.forced => Outcome::Killed,
+        Some(_) | None if end.lost => Outcome::Lost,
         Some(receipt) if receipt.reason == CancelReason::Timeout => Outcome::TimedOut,
         Some(receipt) if receipt.forced => Outcome::Killed,
         Some(_) => Outcome::Cancelled,
