@@ -169,10 +169,7 @@ fn start(flags: &Flags, on_runtime: impl FnOnce(&Handle)) -> Result<Code, StartE
             hosts: settings.allowed_hosts.clone(),
             uid: nix::unistd::geteuid().as_raw(),
         },
-        config: http::Config {
-            max_body: settings.max_body_bytes,
-            drain_timeout: settings.drain_timeout,
-        },
+        config: http::Config { max_body: settings.max_body_bytes, drain_timeout: settings.drain_timeout },
         info: info(&settings, &tier, why, &boot_id, started),
     };
     let runtime = Builder::new_multi_thread()
