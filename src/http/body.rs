@@ -22,7 +22,7 @@ const DISCARD: usize = 64 << 20;
 
 /// The media types of a body that are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub(super) enum Format {
     /// A submission.
     Json,
     /// The script itself.
@@ -33,7 +33,7 @@ pub enum Format {
 ///
 /// # Errors
 /// A [`Problem`] for any other.
-pub fn format(headers: &HeaderMap) -> Result<Format, Problem> {
+pub(super) fn format(headers: &HeaderMap) -> Result<Format, Problem> {
     let mut given = headers.get_all(header::CONTENT_TYPE).iter();
     let given = match (given.next(), given.next()) {
         (Some(given), None) => given.to_str().unwrap_or_default(),
@@ -70,7 +70,12 @@ pub fn format(headers: &HeaderMap) -> Result<Format, Problem> {
 ///
 /// # Errors
 /// A [`Problem`]: too large, too slow, or it did not arrive.
-pub async fn read(body: Body, headers: &HeaderMap, place: &Arc<Place>, max: usize) -> Result<Bytes, Problem> {
+pub(super) async fn read(
+    body: Body,
+    headers: &HeaderMap,
+    place: &Arc<Place>,
+    max: usize,
+) -> Result<Bytes, Problem> {
     let too_large = || {
         let detail =
             format!("the body is larger than {max} bytes; send less, or raise the limit in the settings");

@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 /// The longest there is: ten years. Nothing waits longer, and sums of a few never overflow.
-pub const MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+pub(super) const MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// How to write one.
-pub const EXPECTED: &str = "a duration such as \"30s\", \"5m\", \"1h30m\" or \"250ms\", or a number of seconds, \
+pub(super) const EXPECTED: &str = "a duration such as \"30s\", \"5m\", \"1h30m\" or \"250ms\", or a number of seconds, \
      from 0 to ten years";
 
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("ms", 1), ("m", 60_000), ("s", 1_000)];
 
 /// Reads a duration; `None` for what is none, or too long.
-pub fn parse(text: &str) -> Option<Duration> {
+pub(super) fn parse(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.parse::<f64>() {
         return from_seconds(seconds);
     }
@@ -36,14 +36,14 @@ pub fn parse(text: &str) -> Option<Duration> {
 }
 
 /// From a number of seconds.
-pub fn from_seconds(seconds: f64) -> Option<Duration> {
+pub(super) fn from_seconds(seconds: f64) -> Option<Duration> {
     // Whole microseconds: what a person writes as a decimal fraction comes out as it was written.
     let micros = (seconds * 1e6).round();
     (0.0..=MAX.as_micros() as f64).contains(&micros).then(|| Duration::from_micros(micros as u64))
 }
 
 /// Writes a duration as people do, so that [`parse`] reads the same.
-pub fn format(duration: Duration) -> String {
+pub(super) fn format(duration: Duration) -> String {
     let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
     let mut text = String::new();

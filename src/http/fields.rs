@@ -12,13 +12,13 @@ use super::{
 };
 
 /// The fields of one object that are not read yet. `null` counts as absent.
-pub struct Fields {
+pub(super) struct Fields {
     path: String,
     map: Map<String, Value>,
 }
 
 /// What a field should hold but does not.
-pub fn invalid(path: &str, expected: &str) -> Problem {
+pub(super) fn invalid(path: &str, expected: &str) -> Problem {
     let name = if path.is_empty() { "the body".to_owned() } else { format!("`{path}`") };
     Problem::new(Kind::InvalidField, format!("{name} must be {expected}")).field(path)
 }
@@ -28,7 +28,7 @@ impl Fields {
     ///
     /// # Errors
     /// A [`Problem`] for another kind of value or an unknown field.
-    pub fn open(value: Value, path: &str, known: &[&str]) -> Result<Self, Problem> {
+    pub(super) fn open(value: Value, path: &str, known: &[&str]) -> Result<Self, Problem> {
         let Value::Object(map) = value else {
             return Err(invalid(path, "a JSON object").allowed(known.iter().copied()));
         };
@@ -41,12 +41,12 @@ impl Fields {
     }
 
     /// The path of a field in it.
-    pub fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         join(&self.path, name)
     }
 
     /// Any value.
-    pub fn value(&mut self, name: &str) -> Option<Value> {
+    pub(super) fn value(&mut self, name: &str) -> Option<Value> {
         self.map.remove(name).filter(|value| !value.is_null())
     }
 
@@ -54,7 +54,7 @@ impl Fields {
     ///
     /// # Errors
     /// Another kind of value.
-    pub fn text(&mut self, name: &str) -> Result<Option<String>, Problem> {
+    pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, Problem> {
         match self.value(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -66,7 +66,7 @@ impl Fields {
     ///
     /// # Errors
     /// Another kind of value.
-    pub fn flag(&mut self, name: &str) -> Result<Option<bool>, Problem> {
+    pub(super) fn flag(&mut self, name: &str) -> Result<Option<bool>, Problem> {
         match self.value(name) {
             None => Ok(None),
             Some(Value::Bool(flag)) => Ok(Some(flag)),
@@ -78,7 +78,7 @@ impl Fields {
     ///
     /// # Errors
     /// Another kind of value, or a number that does not fit.
-    pub fn integer(&mut self, name: &str) -> Result<Option<i32>, Problem> {
+    pub(super) fn integer(&mut self, name: &str) -> Result<Option<i32>, Problem> {
         let Some(value) = self.value(name) else { return Ok(None) };
         let number = value.as_i64().and_then(|number| i32::try_from(number).ok());
         let expected = || invalid(&self.path(name), "a whole number from -2147483648 to 2147483647");
@@ -89,7 +89,7 @@ impl Fields {
     ///
     /// # Errors
     /// What is none.
-    pub fn duration(&mut self, name: &str) -> Result<Option<Duration>, Problem> {
+    pub(super) fn duration(&mut self, name: &str) -> Result<Option<Duration>, Problem> {
         let Some(value) = self.value(name) else { return Ok(None) };
         let duration = match &value {
             Value::String(text) => duration::parse(text),
@@ -103,7 +103,7 @@ impl Fields {
     ///
     /// # Errors
     /// Another kind of value, or another kind of item: that is named by its number.
-    pub fn texts(&mut self, name: &str) -> Result<Option<Vec<String>>, Problem> {
+    pub(super) fn texts(&mut self, name: &str) -> Result<Option<Vec<String>>, Problem> {
         self.value(name).map(|value| texts(value, &self.path(name))).transpose()
     }
 
@@ -111,7 +111,7 @@ impl Fields {
     ///
     /// # Errors
     /// Another kind of value, in it or instead of it.
-    pub fn text_map(&mut self, name: &str) -> Result<BTreeMap<String, String>, Problem> {
+    pub(super) fn text_map(&mut self, name: &str) -> Result<BTreeMap<String, String>, Problem> {
         let path = self.path(name);
         let map = match self.value(name) {
             None => Map::new(),
@@ -133,7 +133,7 @@ impl Fields {
 ///
 /// # Errors
 /// As [`Fields::texts`].
-pub fn texts(value: Value, path: &str) -> Result<Vec<String>, Problem> {
+pub(super) fn texts(value: Value, path: &str) -> Result<Vec<String>, Problem> {
     let Value::Array(list) = value else { return Err(invalid(path, "a list of strings")) };
     list.into_iter()
         .enumerate()

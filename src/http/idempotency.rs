@@ -10,9 +10,9 @@ use super::{
 use crate::supervisor::ports::IdempotencyKey;
 
 /// The header with the key.
-pub const HEADER: &str = "Idempotency-Key";
+pub(super) const HEADER: &str = "Idempotency-Key";
 /// Said of an answer that an earlier submission with the key made.
-pub const REPLAYED: &str = "Idempotency-Replayed";
+pub(super) const REPLAYED: &str = "Idempotency-Replayed";
 
 /// The longest key: a UUID and much more fit.
 const MAX_KEY: usize = 255;
@@ -22,7 +22,7 @@ const MAX_KEY: usize = 255;
 ///
 /// # Errors
 /// A [`Problem`] for what is no key.
-pub fn key(
+pub(super) fn key(
     headers: &HeaderMap,
     format: Format,
     body: &[u8],

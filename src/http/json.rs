@@ -8,13 +8,13 @@ use serde_json::{Map, Number, Value};
 use super::problem::{Kind, Problem};
 
 /// How deep arrays and objects may be nested: far more than any field needs, far less than a stack holds.
-pub const MAX_DEPTH: usize = 64;
+pub(super) const MAX_DEPTH: usize = 64;
 
 /// Reads a body. Besides what is no JSON it refuses duplicate keys and deep nesting.
 ///
 /// # Errors
 /// A [`Problem`] with the place.
-pub fn parse(body: &[u8]) -> Result<Value, Problem> {
+pub(super) fn parse(body: &[u8]) -> Result<Value, Problem> {
     let text = utf8(body)?;
     if text.trim_ascii().is_empty() {
         return Err(Problem::new(
@@ -46,7 +46,7 @@ pub fn parse(body: &[u8]) -> Result<Value, Problem> {
 ///
 /// # Errors
 /// A [`Problem`] with the place of the first byte that is no UTF-8.
-pub fn utf8(body: &[u8]) -> Result<&str, Problem> {
+pub(super) fn utf8(body: &[u8]) -> Result<&str, Problem> {
     std::str::from_utf8(body).map_err(|error| {
         let at = error.valid_up_to();
         let line = body[..at].iter().filter(|byte| **byte == b'\n').count() + 1;

@@ -6,12 +6,12 @@ use crate::text;
 const LONGEST: usize = 64;
 
 /// The known word that `word` most likely was to be.
-pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > LONGEST { None } else { text::closest(known, word) }
 }
 
 /// Says that `word` is unknown: with the word that was meant, or else with all that could stand there.
-pub fn unknown(what: &str, word: &str, known: &[&str]) -> String {
+pub(super) fn unknown(what: &str, word: &str, known: &[&str]) -> String {
     let shown: String = word.chars().take(LONGEST).collect();
     match nearest(word, known.iter().copied()) {
         Some(near) => format!("unknown {what} {shown:?}; did you mean {near:?}?"),

@@ -11,10 +11,10 @@ use super::{
 
 /// The parameters of one request that are not read yet.
 #[derive(Debug)]
-pub struct Query(Vec<(String, String)>);
+pub(super) struct Query(Vec<(String, String)>);
 
 /// What a parameter should hold but does not.
-pub fn invalid(name: &str, expected: &str) -> Problem {
+pub(super) fn invalid(name: &str, expected: &str) -> Problem {
     Problem::new(Kind::InvalidParameter, format!("the query parameter `{name}` must be {expected}"))
         .field(name)
 }
@@ -24,7 +24,7 @@ impl Query {
     ///
     /// # Errors
     /// An unknown parameter, or an encoding that is none.
-    pub fn parse(uri: &Uri, known: &[&str]) -> Result<Self, Problem> {
+    pub(super) fn parse(uri: &Uri, known: &[&str]) -> Result<Self, Problem> {
         let mut pairs = Vec::new();
         for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -39,12 +39,12 @@ impl Query {
     }
 
     /// Those that are not read yet.
-    pub fn rest(&self) -> &[(String, String)] {
+    pub(super) fn rest(&self) -> &[(String, String)] {
         &self.0
     }
 
     /// All values of a parameter that may be repeated.
-    pub fn all(&mut self, name: &str) -> Vec<String> {
+    pub(super) fn all(&mut self, name: &str) -> Vec<String> {
         self.0.extract_if(.., |(known, _)| known == name).map(|(_, value)| value).collect()
     }
 
@@ -52,7 +52,7 @@ impl Query {
     ///
     /// # Errors
     /// It stands twice.
-    pub fn one(&mut self, name: &str) -> Result<Option<String>, Problem> {
+    pub(super) fn one(&mut self, name: &str) -> Result<Option<String>, Problem> {
         let mut values = self.all(name);
         let value = values.pop();
         if values.is_empty() { Ok(value) } else { Err(invalid(name, "there once, not twice")) }
@@ -62,7 +62,7 @@ impl Query {
     ///
     /// # Errors
     /// Anything but true or false.
-    pub fn flag(&mut self, name: &str) -> Result<bool, Problem> {
+    pub(super) fn flag(&mut self, name: &str) -> Result<bool, Problem> {
         match self.one(name)?.as_deref() {
             None | Some("false" | "0") => Ok(false),
             Some("" | "true" | "1") => Ok(true),
@@ -74,7 +74,7 @@ impl Query {
     ///
     /// # Errors
     /// What is none, or is not in the range.
-    pub fn number(
+    pub(super) fn number(
         &mut self,
         name: &str,
         range: std::ops::RangeInclusive<u64>,
@@ -89,7 +89,7 @@ impl Query {
     ///
     /// # Errors
     /// What is none.
-    pub fn duration(&mut self, name: &str) -> Result<Option<Duration>, Problem> {
+    pub(super) fn duration(&mut self, name: &str) -> Result<Option<Duration>, Problem> {
         let Some(text) = self.one(name)? else { return Ok(None) };
         duration::parse(&text).map(Some).ok_or_else(|| invalid(name, duration::EXPECTED))
     }
@@ -98,7 +98,7 @@ impl Query {
     ///
     /// # Errors
     /// Another word.
-    pub fn words<T>(
+    pub(super) fn words<T>(
         &mut self,
         name: &str,
         find: impl Fn(&str) -> Option<T>,
@@ -116,7 +116,7 @@ impl Query {
     ///
     /// # Errors
     /// A value without `=`.
-    pub fn pairs(&mut self, name: &str) -> Result<Vec<(String, String)>, Problem> {
+    pub(super) fn pairs(&mut self, name: &str) -> Result<Vec<(String, String)>, Problem> {
         let split = |text: String| match text.split_once('=') {
             Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
             Some(_) | None => Err(invalid(name, &format!("`key=value`, as in `{name}=team=data`"))),
@@ -126,7 +126,7 @@ impl Query {
 }
 
 /// The problem of a parameter with a word that is none of the known.
-pub fn wrong_word(name: &str, word: &str, all: &[&str]) -> Problem {
+pub(super) fn wrong_word(name: &str, word: &str, all: &[&str]) -> Problem {
     let detail = nearest::unknown(&format!("value of the query parameter `{name}`:"), word, all);
     Problem::new(Kind::InvalidParameter, detail).field(name).allowed(all.iter().copied())
 }

@@ -55,7 +55,7 @@ pub(super) const STOP_SIGNALS: [&str; 8] = ["TERM", "INT", "HUP", "QUIT", "ABRT"
 ///
 /// # Errors
 /// A [`Problem`] that names the field.
-pub fn spec(body: Value, config: &Config) -> Result<Arc<Spec>, Problem> {
+pub(super) fn spec(body: Value, config: &Config) -> Result<Arc<Spec>, Problem> {
     let mut fields = Fields::open(body, "", &FIELDS)?;
     refuse_unsupported(&mut fields)?;
     let job = fields
@@ -79,7 +79,7 @@ pub fn spec(body: Value, config: &Config) -> Result<Arc<Spec>, Problem> {
 }
 
 /// The queue of a job that names none.
-pub const DEFAULT_QUEUE: &str = "default";
+pub(super) const DEFAULT_QUEUE: &str = "default";
 
 fn missing(path: &str, remedy: &str) -> Problem {
     Problem::new(Kind::MissingField, format!("`{path}` is missing; {remedy}")).field(path)
@@ -331,7 +331,7 @@ fn printable(text: &str, path: &str) -> Result<(), Problem> {
 }
 
 /// The user that a job asks for.
-pub fn user(spec: &Spec) -> Option<(&str, &'static str)> {
+pub(super) fn user(spec: &Spec) -> Option<(&str, &'static str)> {
     match &spec.job {
         Job::Command(command) => command.user.as_deref().map(|user| (user, "job.command.user")),
         Job::Script(script) => script.user.as_deref().map(|user| (user, "job.script.user")),
@@ -343,7 +343,7 @@ pub fn user(spec: &Spec) -> Option<(&str, &'static str)> {
 ///
 /// # Errors
 /// A [`Problem`]: there is no such user, or the daemon may not switch.
-pub fn check_user(name: &str, path: &str, daemon: nix::unistd::Uid) -> Result<(), Problem> {
+pub(super) fn check_user(name: &str, path: &str, daemon: nix::unistd::Uid) -> Result<(), Problem> {
     let user = match nix::unistd::User::from_name(name) {
         Ok(Some(user)) => user,
         Ok(None) | Err(nix::errno::Errno::EINVAL) => {

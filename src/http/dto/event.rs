@@ -8,7 +8,7 @@ use crate::job;
 
 /// One thing that happened to a Runner.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Event {
+pub(crate) struct Event {
     /// Its place in the order of all events: unique and rising, with gaps.
     pub seq: u64,
     /// The Runner.
@@ -23,7 +23,7 @@ pub struct Event {
 /// What happened; `type` tells the kind.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum EventKind {
+pub(crate) enum EventKind {
     /// Accepted and queued.
     Submitted {
         /// What to do.
@@ -92,7 +92,7 @@ pub enum EventKind {
 
 /// A page of events, oldest first.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct EventPage {
+pub(crate) struct EventPage {
     /// The events.
     pub items: Vec<Event>,
     /// For `cursor` of the next page; `null` where there is nothing more for now.

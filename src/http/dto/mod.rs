@@ -4,6 +4,6 @@ mod event;
 mod runner;
 mod submission;
 
-pub use event::{Event, EventPage};
-pub use runner::{Cancelled, Runner, RunnerPage, time};
-pub use submission::Submission;
+pub(super) use event::{Event, EventPage};
+pub(super) use runner::{Cancelled, Runner, RunnerPage, time};
+pub(super) use submission::Submission;

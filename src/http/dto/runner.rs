@@ -10,13 +10,13 @@ use crate::http::duration;
 use crate::job;
 
 /// RFC 3339, UTC, always six digits after the point: equal in length, so texts sort as times do.
-pub fn time(at: Timestamp) -> String {
+pub(crate) fn time(at: Timestamp) -> String {
     format!("{at:.6}")
 }
 
 /// A Runner.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Runner {
+pub(crate) struct Runner {
     /// Its id, a UUIDv7.
     id: String,
     /// The name it was given.
@@ -62,7 +62,7 @@ pub struct Runner {
 /// What to do: one key, the kind.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Job {
+pub(crate) enum Job {
     /// A program and its arguments, without a shell.
     Command(Command),
     /// A script.
@@ -71,7 +71,7 @@ pub enum Job {
 
 /// A program, executed without a shell.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Command {
+pub(crate) struct Command {
     /// The program and its arguments.
     argv: Vec<String>,
     /// Where and as whom it runs.
@@ -81,7 +81,7 @@ pub struct Command {
 
 /// A script. Its `#!` line chooses the interpreter; without one it is `/bin/sh`.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Script {
+pub(crate) struct Script {
     /// The script itself.
     source: String,
     /// Its arguments, `$1` and so on.
@@ -94,7 +94,7 @@ pub struct Script {
 
 /// What all jobs that are processes have.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Process {
+pub(super) struct Process {
     /// Its environment, over the daemon's allow-list and the context.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     env: BTreeMap<String, String>,
@@ -114,7 +114,7 @@ pub struct Process {
 
 /// One execution of a job.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Run {
+pub(super) struct Run {
     /// Its number, from 1.
     run: u32,
     /// What it did.
@@ -127,7 +127,7 @@ pub struct Run {
 
 /// One try of a run.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Attempt {
+pub(super) struct Attempt {
     /// Its number, from 1.
     attempt: u32,
     /// `starting`, `running` or `ended`.
@@ -151,7 +151,7 @@ pub struct Attempt {
 /// How a process ended.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Exit {
+pub(crate) enum Exit {
     /// By itself, with this code.
     Code(i32),
     /// By this signal.
@@ -160,7 +160,7 @@ pub enum Exit {
 
 /// Why an attempt failed.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// A stable word, such as `start_failed`.
     kind: String,
     /// A sentence for people.
@@ -175,7 +175,7 @@ pub struct Failure {
 
 /// What an attempt wrote.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Output {
+pub(crate) struct Output {
     /// Bytes, both streams together.
     bytes: u64,
     /// Bytes of these that were not kept.
@@ -186,7 +186,7 @@ pub struct Output {
 
 /// The record of a cancellation.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Receipt {
+pub(super) struct Receipt {
     /// When it was first asked for.
     requested_at: String,
     /// Who asked first.
@@ -207,7 +207,7 @@ pub struct Receipt {
 
 /// One step of a cancellation.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Step {
+pub(super) struct Step {
     /// When.
     at: String,
     /// What was done.
@@ -218,7 +218,7 @@ pub struct Step {
 
 /// How an executor drained.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Drain {
+pub(crate) struct Drain {
     /// Left-over tasks that were cancelled.
     tasks_cancelled: u64,
     /// Left-over tasks that ended with an error.
@@ -231,7 +231,7 @@ pub struct Drain {
 
 /// A page of Runners, newest first.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct RunnerPage {
+pub(crate) struct RunnerPage {
     /// The Runners.
     pub items: Vec<Runner>,
     /// For `cursor` of the next page; `null` on the last.
@@ -240,7 +240,7 @@ pub struct RunnerPage {
 
 /// How a cancellation was taken.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Cancelled {
+pub(crate) struct Cancelled {
     /// The Runner.
     id: String,
     /// Its state now.

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 /// A job to run, and how.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what is read by hand")]
-pub struct Submission {
+pub(crate) struct Submission {
     /// What to do: exactly one key, the kind.
     job: JobToRun,
     /// A name for people; need not be unique.

@@ -12,7 +12,7 @@ use crate::{
 
 /// How output is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     /// The bytes as they came.
     Raw,
     /// One JSON object for each piece of output.

@@ -18,7 +18,7 @@ use axum::{
 use futures_util::stream;
 use tokio::sync::OwnedSemaphorePermit;
 
-pub use format::Format;
+pub(super) use format::Format;
 pub(super) use watch::Watcher;
 
 use super::{
@@ -38,7 +38,7 @@ const OFFSET_START: &str = "runward-offset-start";
 
 /// What output is asked for.
 #[derive(Debug)]
-pub struct Wanted {
+pub(super) struct Wanted {
     /// Of which Runner.
     pub id: RunnerId,
     /// Of which run; the last.
@@ -57,7 +57,7 @@ pub struct Wanted {
 
 /// Where to begin.
 #[derive(Clone, Copy, Debug)]
-pub enum Start {
+pub(super) enum Start {
     /// At a place in the log.
     Offset(u64),
     /// So many lines before its end.
@@ -66,7 +66,7 @@ pub enum Start {
 
 impl Wanted {
     /// All output of a Runner that was just submitted, as it comes.
-    pub fn everything(id: RunnerId) -> Self {
+    pub(super) fn everything(id: RunnerId) -> Self {
         let (run, attempt, stream) = (None, None, None);
         Self { id, run, attempt, stream, start: Start::Offset(0), follow: true, format: Format::Raw }
     }
@@ -76,7 +76,7 @@ impl Wanted {
 ///
 /// # Errors
 /// A [`Problem`]: there is no such Runner or attempt, or its log can't be read.
-pub async fn answer(
+pub(super) async fn answer(
     shared: &Shared,
     wanted: Wanted,
     held: Option<OwnedSemaphorePermit>,
