@@ -2,7 +2,6 @@
 #[cfg(feature = "daemon")]
 pub mod daemon;
 #[cfg(feature = "daemon")]
-#[path = "http_stub.rs"]
 pub mod http;
 pub mod job;
 #[cfg(feature = "daemon")]
