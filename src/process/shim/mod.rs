@@ -34,7 +34,7 @@ use self::output::{Input, Output, now_us};
 use self::tree::Tree;
 use super::cgroup::Cgroup;
 use super::containment::Tier;
-use super::keeper::{children::Children, sys};
+use super::keeper::{children::Children, complain, sys};
 use super::log::LogWriter;
 use super::protocol::{self, FromShim, Inbox, ToShim};
 use super::spool::{self, Spooled};
@@ -64,7 +64,7 @@ pub(super) fn run(socket: OwnedFd, lock: BorrowedFd<'_>, keeper: Pid, tier: &Tie
     match shim() {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("runward shim: attempt {attempt:032x}: {error}");
+            complain(format_args!("shim: attempt {attempt:032x}: {error}"));
             1
         }
     }
@@ -84,7 +84,7 @@ impl Link {
     fn say(&mut self, message: &FromShim) {
         match protocol::frame(message) {
             Ok(frame) => self.outbox.extend_from_slice(&frame),
-            Err(error) => eprintln!("runward shim: {error}"),
+            Err(error) => complain(format_args!("shim: {error}")),
         }
     }
 
@@ -367,7 +367,7 @@ impl Shim {
                 if let Some(last) = last
                     && let Err(error) = spool::leave(&last.dir, &last.ended)
                 {
-                    eprintln!("runward shim: the ending is lost, {}: {error}", last.dir.display());
+                    complain(format_args!("shim: the ending is lost, {}: {error}", last.dir.display()));
                 }
                 self.phase = Phase::Gone;
             }
