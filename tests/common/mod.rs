@@ -31,12 +31,13 @@ pub struct Setup {
 
 impl Setup {
     pub fn new() -> Self {
-        Self {
-            dir: Arc::new(tempfile::tempdir().expect("a temporary directory")),
-            env: Vec::new(),
-            program: env!("CARGO_BIN_EXE_runward").into(),
-            arguments: vec!["serve".into()],
-        }
+        Self::of(env!("CARGO_BIN_EXE_runward").into(), "serve")
+    }
+
+    /// A daemon that is another program's.
+    pub fn of(program: PathBuf, argument: &str) -> Self {
+        let dir = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+        Self { dir, env: Vec::new(), program, arguments: vec![argument.into()] }
     }
 
     /// Sets a setting: `("JOBS__MAX_RUNNING", "50")`.
