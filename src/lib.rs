@@ -1,4 +1,26 @@
 //! runward
 #[cfg(feature = "daemon")]
+pub mod daemon;
+#[cfg(feature = "daemon")]
+pub mod http;
+#[cfg(feature = "daemon")]
+pub mod job;
+#[cfg(feature = "daemon")]
+pub mod kinds;
+#[cfg(feature = "daemon")]
 pub mod process;
 pub mod runner;
+#[cfg(feature = "daemon")]
+pub mod settings;
+#[cfg(feature = "daemon")]
+pub mod signals;
+#[cfg(feature = "daemon")]
+pub mod state_dir;
+#[cfg(feature = "daemon")]
+pub mod store;
+#[cfg(feature = "daemon")]
+pub mod supervisor;
+#[cfg(feature = "daemon")]
+pub mod telemetry;
+#[cfg(feature = "daemon")]
+pub mod text;

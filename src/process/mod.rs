@@ -18,6 +18,7 @@
 mod cgroup;
 pub mod containment;
 mod handle;
+mod inherited;
 mod keeper;
 mod launch;
 mod launcher;
@@ -31,6 +32,7 @@ pub mod spool;
 use std::time::Duration;
 
 pub use handle::{SendError, Shim, ShimControl, ShimEvent};
+pub use inherited::reset_inherited_signals;
 pub use launch::{Ending, ExitReport, Launch, RLimit, Resource, Stage, User};
 pub use launcher::{
     KeeperEnd, KeeperError, KeeperLink, KeeperSetup, KeeperWatch, LaunchError, Launcher, fork_keeper,

@@ -333,7 +333,10 @@ impl Shim {
         let (dir, lifeline) = (running.dir.clone(), running.lifeline_cut);
         let ended = match over {
             Over::Exited(report) => {
-                self.link.say(&FromShim::Exited(report.clone()));
+                // Cut off from its keeper it is not for this daemon to judge, which ends for the same reason.
+                if !lifeline {
+                    self.link.say(&FromShim::Exited(report.clone()));
+                }
                 Spooled::Exited { report, lifeline }
             }
             Over::Failed((stage, errno)) => {
@@ -357,7 +360,7 @@ impl Shim {
                 self.phase = Phase::Gone;
             }
             Phase::Running(running) if !running.job.is_killed() => {
-                running.lifeline_cut = !self.link.open && !running.job.has_ended();
+                running.lifeline_cut = !running.job.has_ended();
                 running.job.kill()?;
             }
             // A daemon that is there still takes the ending.

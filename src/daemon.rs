@@ -1,0 +1,517 @@
+//! The daemon: what it is made of, the order in which it starts and the order in which it stops.
+//!
+//! Two loops: the supervisor and the Runners of process jobs on a thread of their own, the control plane on the
+//! others. Nothing that a client or an in-process job does can keep the supervisor from stopping what runs.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use tokio::{
+    runtime::{Builder, Handle},
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+    time::timeout,
+};
+
+use crate::{
+    http,
+    job::Record,
+    kinds::{self, Environment, Fleet},
+    process::{
+        self, KeeperLink, KeeperSetup,
+        containment::{self, Tier},
+        spool::{self, Found},
+    },
+    settings::{self, Flags, Listen, Settings, SettingsError},
+    signals::SignalThread,
+    state_dir::{DaemonFile, StateDir, StateDirError},
+    store::{self, Lookup, OpenError, Readers},
+    supervisor::{
+        Actor, Ended, Fatal, Parts, REPORTS, Supervisor, Urgent,
+        core::{Core, Limits},
+        ports::EventLog,
+        recovery::{self, Evidence},
+    },
+    telemetry,
+};
+
+/// Signals that may wait for the supervisor: more than anybody sends before the process ends.
+const URGENT: usize = 16;
+
+/// How long answers in flight may take when the daemon stops.
+const HTTP_STOP: Duration = Duration::from_secs(2);
+
+/// How long the keeper may take to follow the last shim. It has nothing left to do.
+const KEEPER_LEAVES: Duration = Duration::from_secs(1);
+
+/// The daemon's exit codes, after `sysexits.h` where that has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Code {
+    /// A signal came, everything was cancelled, drained, closed and recorded.
+    Stopped = 0,
+    /// The store is damaged, of a later version, or missing though it should be there.
+    StoreUnusable = 65,
+    /// An address can't be listened on.
+    Unavailable = 69,
+    /// A mistake of runward's own.
+    Internal = 70,
+    /// The keeper died, or the system gives no processes, threads or descriptors.
+    System = 71,
+    /// The store failed while the daemon ran. What happened since the last record is recovered at the next start.
+    StoreFailed = 74,
+    /// Another daemon has the state directory.
+    InUse = 75,
+    /// The state directory is not private, or the token file is not.
+    NotPrivate = 77,
+    /// The settings are wrong.
+    Settings = 78,
+    /// The time for the shutdown was up and something could not be killed: it is named in the log.
+    Abandoned = 80,
+    /// A second signal: everything was killed.
+    Forced = 81,
+}
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error("{0}")]
+    Telemetry(String),
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
+    #[error("the store {path}: {error}")]
+    Store { path: PathBuf, error: OpenError },
+    #[error("the settings demand a cgroup for each job, but there is none to be had: {0}")]
+    Containment(String),
+    #[error(transparent)]
+    Token(#[from] http::TokenError),
+    #[error("can't listen on {address}: {error}; choose another address with --listen")]
+    Bind { address: String, error: io::Error },
+    #[error("{what}: {error}")]
+    System { what: &'static str, error: io::Error },
+    #[error("recovery: {0}")]
+    Recovery(String),
+}
+
+impl StartError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Settings(_) | Self::Telemetry(_) | Self::Containment(_) => Code::Settings,
+            Self::StateDir(StateDirError::InUse { .. }) => Code::InUse,
+            Self::StateDir(StateDirError::NotPrivate { .. } | StateDirError::Io { .. }) | Self::Token(_) => {
+                Code::NotPrivate
+            }
+            Self::Store { .. } | Self::Recovery(_) => Code::StoreUnusable,
+            Self::Bind { .. } => Code::Unavailable,
+            Self::System { .. } => Code::System,
+        }
+    }
+}
+
+/// Runs the daemon until it is told to stop. Call it in `main`, before any thread exists.
+///
+/// `on_runtime` is given the loop of the control plane before it serves; a program that embeds the daemon can
+/// put work of its own there.
+pub fn serve(flags: &Flags, on_runtime: impl FnOnce(&Handle)) -> Code {
+    match start(flags, on_runtime) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("runward: {error}");
+            error.code()
+        }
+    }
+}
+
+fn start(flags: &Flags, on_runtime: impl FnOnce(&Handle)) -> Result<Code, StartError> {
+    let started = (Timestamp::now(), Instant::now());
+    process::reset_inherited_signals();
+    let settings = settings::load(flags)?;
+    telemetry::start(&settings.log_filter, settings.log_format).map_err(StartError::Telemetry)?;
+    let state = StateDir::open(&settings.state_dir)?;
+    let token = http::token::load_or_create(state.path())?;
+
+    // The keeper is a fork of this process as it is now: single-threaded, small, with nothing open that a job
+    // could get hold of.
+    let children_lock = state.lock_children().map_err(system("children.lock"))?;
+    let (tier, why) = containment::probe(instance(&state));
+    let why = why.map(|why| why.to_string());
+    if settings.require_cgroup && !matches!(tier, Tier::Cgroup { .. }) {
+        return Err(StartError::Containment(why.unwrap_or_default()));
+    }
+    let keeper = process::fork_keeper(KeeperSetup { children_lock, tier: tier.clone() })
+        .map_err(|error| StartError::System { what: "the keeper", error: io::Error::other(error) })?;
+
+    let boot_id = boot_id().map_err(system("the boot id"))?;
+    let recovered = recover(&state, &settings, &tier, &boot_id)?;
+    let listeners = bind(&settings, &state)?;
+
+    let (urgent_sender, urgent) = mpsc::channel(URGENT);
+    let signals = SignalThread::start(urgent_sender.clone(), keeper.pid()).map_err(system("signals"))?;
+    let readers = Readers::start(&state.database())
+        .map_err(|error| StartError::Store { path: state.database(), error })?;
+
+    let shared = kinds_shared(&settings, &state);
+    let core = CoreThread::start(move |ready| {
+        supervise(Supervised { recovered, keeper, shared, readers, urgent, urgent_sender }, ready)
+    })
+    .map_err(system("the supervisor's thread"))?;
+    let api = |supervisor| http::Api {
+        supervisor,
+        access: http::access::Access {
+            token,
+            hosts: settings.allowed_hosts.clone(),
+            uid: nix::unistd::geteuid().as_raw(),
+        },
+        config: http::Config { max_body: settings.max_body_bytes, drain_timeout: settings.drain_timeout },
+        info: info(&settings, &tier, why, &boot_id, started),
+    };
+    let runtime = Builder::new_multi_thread()
+        .thread_name("runward-http")
+        .enable_all()
+        .build()
+        .map_err(system("the control plane's threads"))?;
+    on_runtime(runtime.handle());
+    let code = runtime.block_on(run(core, &state, listeners, api));
+    // A worker may be stuck in somebody's code: it is not waited for.
+    runtime.shutdown_background();
+    drop(signals);
+    state.withdraw();
+    Ok(code)
+}
+
+fn system(what: &'static str) -> impl Fn(io::Error) -> StartError {
+    move |error| StartError::System { what, error }
+}
+
+/// Serves until the supervisor has ended, then stops in order: HTTP, store, keeper.
+async fn run(
+    mut core: CoreThread,
+    state: &StateDir,
+    listeners: Vec<http::Listener>,
+    api: impl FnOnce(Supervisor) -> http::Api,
+) -> Code {
+    let Ok(supervisor) = (&mut core.ready).await else { return core.join() };
+    announce(state, &listeners);
+    let (stop, stopping) = watch::channel(false);
+    let mut server = JoinSet::new();
+    server.spawn(http::serve(listeners, api(supervisor), async move {
+        let mut stopping = stopping;
+        // An error is a sender that is gone: stop then too.
+        drop(stopping.wait_for(|stop| *stop).await);
+    }));
+    let ended = (&mut core.ended).await;
+    stop.send_replace(true);
+    let forced =
+        matches!(ended, Ok(Ended::Drained { forced: true } | Ended::Abandoned(_) | Ended::Fatal(_)) | Err(_));
+    if !forced && timeout(HTTP_STOP, server.join_next()).await.is_err() {
+        tracing::info!("some answers were cut off");
+    }
+    server.abort_all();
+    core.join()
+}
+
+/// What the log and `daemon.json` say when the daemon is ready.
+fn announce(state: &StateDir, listeners: &[http::Listener]) {
+    let listen: Vec<String> = listeners.iter().map(http::Listener::address).collect();
+    let daemon = DaemonFile {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        listen: listen.clone(),
+    };
+    if let Err(error) = state.publish(&daemon) {
+        tracing::warn!(%error, "daemon.json could not be written: clients have to be told the address");
+    }
+    let target = listen.iter().find_map(|address| address.strip_prefix("unix:")).map_or_else(
+        || {
+            let address = listen.first().map_or("", String::as_str);
+            let token = state.path().join("token");
+            format!("-H \"Authorization: Bearer $(cat {})\" http://{address}", token.display())
+        },
+        |path| format!("--unix-socket {path} http://localhost"),
+    );
+    tracing::info!(
+        "ready on {}. Try: curl -sS {target}/v1/runners?wait=30s -H 'content-type: text/x-shellscript' \
+         --data-binary 'echo hello'",
+        listen.join(", ")
+    );
+}
+
+/// The supervisor's thread.
+struct CoreThread {
+    ready: oneshot::Receiver<Supervisor>,
+    ended: oneshot::Receiver<Ended>,
+    stop: oneshot::Sender<()>,
+    thread: thread::JoinHandle<Code>,
+}
+
+/// The supervisor's end of it.
+struct CoreEnds {
+    ready: oneshot::Sender<Supervisor>,
+    ended: oneshot::Sender<Ended>,
+    stopped: oneshot::Receiver<()>,
+}
+
+impl CoreThread {
+    fn start(body: impl FnOnce(CoreEnds) -> io::Result<Code> + Send + 'static) -> io::Result<Self> {
+        let (ready_sender, ready) = oneshot::channel();
+        let (ended_sender, ended) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
+        let ends = CoreEnds { ready: ready_sender, ended: ended_sender, stopped };
+        let thread = thread::Builder::new().name("runward-core".into()).spawn(move || {
+            body(ends).unwrap_or_else(|error| {
+                tracing::error!(%error, "the supervisor could not start");
+                Code::System
+            })
+        })?;
+        Ok(Self { ready, ended, stop, thread })
+    }
+
+    /// Lets it close the store and end.
+    fn join(self) -> Code {
+        drop(self.stop);
+        self.thread.join().unwrap_or_else(|_| {
+            tracing::error!("the supervisor failed; the next start recovers from its log");
+            Code::Internal
+        })
+    }
+}
+
+/// What the supervisor is made of.
+struct Supervised {
+    recovered: Recovered,
+    keeper: KeeperLink,
+    shared: KindsShared,
+    readers: Readers,
+    urgent: mpsc::Receiver<Urgent>,
+    urgent_sender: mpsc::Sender<Urgent>,
+}
+
+/// The body of the supervisor's thread.
+fn supervise(parts: Supervised, ends: CoreEnds) -> io::Result<Code> {
+    let Supervised { recovered, keeper, shared, readers, urgent, urgent_sender } = parts;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async move {
+        let (launcher, keeper) = keeper.attach()?;
+        let log_root = shared.log_root.clone();
+        let (reports_sender, reports) = mpsc::channel(REPORTS);
+        let fleet = Fleet::new(shared.with(launcher), Handle::current(), reports_sender);
+        let Recovered { core, log, lookup, last_seq } = recovered;
+        let parts = Parts { core, runners: fleet, reports, urgent, log, records: lookup, last_seq };
+        let (mut actor, supervisor) = Actor::new(parts, Arc::new(readers), log_root)?;
+        // Nobody waits for it only when the control plane failed; then it is told to stop at once.
+        drop(ends.ready.send(supervisor));
+        let mut keeper_end = JoinSet::new();
+        keeper_end.spawn(async move {
+            let end = keeper.ended().await;
+            drop(urgent_sender.send(Urgent::Fatal(Fatal::KeeperDied)).await);
+            end
+        });
+        let ended = actor.run().await;
+        let code = tell(&ended);
+        drop(ends.ended.send(ended));
+        drop(ends.stopped.await);
+        // Closes the store, then the last lifeline: the keeper leaves.
+        drop(actor);
+        if timeout(KEEPER_LEAVES, keeper_end.join_next()).await.is_err() {
+            tracing::warn!("the keeper still waits for something of a job that does not die");
+        }
+        Ok(code)
+    })
+}
+
+fn tell(ended: &Ended) -> Code {
+    match ended {
+        Ended::Drained { forced: false } => {
+            tracing::info!("stopped: every job is closed and recorded");
+            Code::Stopped
+        }
+        Ended::Drained { forced: true } => {
+            tracing::warn!("stopped by force: every job is closed and recorded");
+            Code::Forced
+        }
+        Ended::Abandoned(runners) => {
+            let names: Vec<_> = runners.iter().map(ToString::to_string).collect();
+            tracing::error!(runners = names.join(", "), "gave up: something of these jobs does not die");
+            Code::Abandoned
+        }
+        Ended::Fatal(fatal) => {
+            tracing::error!(%fatal, "can't go on: every job is being killed; the next start recovers");
+            match fatal {
+                Fatal::KeeperDied => Code::System,
+                Fatal::StoreBroken(_) => Code::StoreFailed,
+            }
+        }
+    }
+}
+
+/// What recovery leaves for the supervisor.
+struct Recovered {
+    core: Core,
+    log: Box<dyn EventLog>,
+    lookup: Lookup,
+    last_seq: u64,
+}
+
+fn recover(
+    state: &StateDir,
+    settings: &Settings,
+    tier: &Tier,
+    boot_id: &str,
+) -> Result<Recovered, StartError> {
+    let broken = |error| StartError::Store { path: state.database(), error };
+    let sql = |error: rusqlite::Error| broken(OpenError::from(error));
+    let mut log = store::open(&state.database(), state.has_logs()).map_err(broken)?;
+    let lookup = Lookup::open(&state.database()).map_err(broken)?;
+    let under_way = lookup.under_way().map_err(broken)?;
+    sweep(tier, &under_way).map_err(system("what an earlier daemon's jobs left"))?;
+    let last_seq = log.last_seq().map_err(sql)?;
+    let count = under_way.len();
+    let logs = state.logs();
+    let batch =
+        recovery::plan(under_way, |record| evidence(&logs, boot_id, record), last_seq + 1, Timestamp::now())
+            .map_err(|illegal| StartError::Recovery(illegal.to_string()))?;
+    let last_seq = batch.events.last().map_or(last_seq, |event| event.seq);
+    if !batch.events.is_empty() {
+        log.append(&batch).map_err(|error| StartError::Recovery(error.to_string()))?;
+    }
+    let limits = Limits {
+        max_running: settings.max_running,
+        max_queued: settings.max_queued,
+        cancel_grace: settings.cancel_grace,
+        shutdown: settings.shutdown_timeout,
+    };
+    let mut core = Core::new(limits, boot_id.to_owned(), last_seq + 1);
+    for waiting in lookup.waiting().map_err(broken)? {
+        core.restore(waiting.id, waiting.priority, waiting.submitted_seq, waiting.held);
+    }
+    let queued = core.counts().queued;
+    if count + queued > 0 {
+        tracing::info!(queued, under_way = count, "recovered what an earlier daemon left");
+    }
+    Ok(Recovered { core, log: Box::new(log), lookup, last_seq })
+}
+
+/// Kills what may be left when daemon, keeper and shims were killed at once. Shims do it otherwise.
+fn sweep(tier: &Tier, under_way: &[Record]) -> io::Result<()> {
+    if let Tier::Cgroup { base } = tier {
+        containment::sweep_leftovers(base)?;
+    }
+    let marks: Vec<u128> =
+        under_way.iter().filter_map(|record| Some(record.attempt()?.key.as_u128())).collect();
+    if !marks.is_empty() {
+        let killed = process::recovery::sweep_marked(&marks)?;
+        if killed > 0 {
+            tracing::warn!(killed, "processes of an earlier daemon's jobs were killed");
+        }
+    }
+    Ok(())
+}
+
+fn evidence(logs: &std::path::Path, boot_id: &str, record: &Record) -> Evidence {
+    let Some((attempt, (run, number))) = record.attempt().zip(record.position()) else {
+        return Evidence::Unknown;
+    };
+    let dir = crate::supervisor::attempt_dir(logs, record.id, run, number);
+    match spool::find(&dir) {
+        // After a power loss the directory's absence proves nothing: it was never synced.
+        Ok(Found::NeverStarted) if attempt.boot_id == boot_id => Evidence::NotExecuted,
+        Ok(Found::NeverStarted | Found::Unknown) => Evidence::Unknown,
+        Ok(Found::Ended(spooled)) => Evidence::Ended(kinds::end_of_spooled(&spooled)),
+        Err(error) => {
+            tracing::warn!(runner = %record.id, %error, "what a shim left can't be read");
+            Evidence::Unknown
+        }
+    }
+}
+
+fn bind(settings: &Settings, state: &StateDir) -> Result<Vec<http::Listener>, StartError> {
+    settings
+        .listen
+        .iter()
+        .map(|listen| {
+            let (bound, address) = match listen {
+                Listen::Unix(path) => {
+                    let path = state.path().join(path);
+                    (http::Listener::bind_unix(&path), format!("unix:{}", path.display()))
+                }
+                Listen::Tcp(address) => (http::Listener::bind_tcp(*address), address.to_string()),
+            };
+            bound.map_err(|error| StartError::Bind { address, error })
+        })
+        .collect()
+}
+
+/// Tells this state directory's cgroups from another daemon's: FNV-1a of its path.
+fn instance(state: &StateDir) -> u32 {
+    use std::os::unix::ffi::OsStrExt;
+    state
+        .path()
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+}
+
+fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// What process jobs share, before there is a launcher.
+struct KindsShared {
+    environment: Environment,
+    log_root: PathBuf,
+    segment_bytes: u64,
+    max_log_bytes: u64,
+}
+
+impl KindsShared {
+    fn with(self, launcher: process::Launcher) -> kinds::Shared {
+        kinds::Shared {
+            launcher,
+            environment: self.environment,
+            log_root: self.log_root,
+            segment_bytes: self.segment_bytes,
+            max_log_bytes: self.max_log_bytes,
+        }
+    }
+}
+
+fn kinds_shared(settings: &Settings, state: &StateDir) -> KindsShared {
+    KindsShared {
+        environment: Environment::inherit(),
+        log_root: state.logs(),
+        segment_bytes: settings.segment_bytes,
+        max_log_bytes: settings.max_bytes_per_attempt,
+    }
+}
+
+fn info(
+    settings: &Settings,
+    tier: &Tier,
+    why: Option<String>,
+    boot_id: &str,
+    (started_at, started): (Timestamp, Instant),
+) -> http::Info {
+    http::Info {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        boot_id: boot_id.into(),
+        started_at,
+        started,
+        containment: http::Containment { tier: tier.name().into(), detail: why.unwrap_or_default() },
+        limits: http::Limits {
+            max_running: settings.max_running,
+            max_queued: settings.max_queued,
+            cancel_grace: settings.cancel_grace,
+            shutdown: settings.shutdown_timeout,
+        },
+    }
+}

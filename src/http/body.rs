@@ -1,0 +1,147 @@
+//! Reading a body: bounded in size and time.
+
+use std::sync::Arc;
+
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderMap, header},
+};
+use bytes::BytesMut;
+use http_body_util::BodyExt;
+use tokio::time;
+
+use super::{
+    problem::{Kind, Problem},
+    serve::Place,
+    timing,
+};
+
+/// How much of a body over the limit is read and thrown away: a client that is still sending when the connection
+/// closes never sees why.
+const DISCARD: usize = 64 << 20;
+
+/// The media types of a body that are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// A submission.
+    Json,
+    /// The script itself.
+    Shell,
+}
+
+/// What kind of body it says it is.
+///
+/// # Errors
+/// A [`Problem`] for any other.
+pub(super) fn format(headers: &HeaderMap) -> Result<Format, Problem> {
+    let mut given = headers.get_all(header::CONTENT_TYPE).iter();
+    let given = match (given.next(), given.next()) {
+        (Some(given), None) => given.to_str().unwrap_or_default(),
+        (Some(_) | None, _) => "",
+    };
+    let (essence, parameters) = given.split_once(';').unwrap_or((given, ""));
+    let essence = essence.trim().to_ascii_lowercase();
+    let utf8 = parameters.split(';').all(|parameter| match parameter.trim().split_once('=') {
+        Some((name, value)) if name.eq_ignore_ascii_case("charset") => {
+            ["utf-8", "utf8", "us-ascii"].contains(&value.trim_matches('"').to_ascii_lowercase().as_str())
+        }
+        Some(_) | None => true,
+    });
+    let refusal = |detail: String| {
+        Err(Problem::new(Kind::UnsupportedMediaType, detail)
+            .field("Content-Type")
+            .allowed(["application/json", "text/x-shellscript"]))
+    };
+    match essence.as_str() {
+        _ if !utf8 => refusal(format!("{given:?} is not UTF-8; send the body in UTF-8")),
+        "application/json" => Ok(Format::Json),
+        "text/x-shellscript" | "application/x-sh" => Ok(Format::Shell),
+        "text/x-python" | "application/x-python" => refusal(
+            "python jobs are not supported by this version of runward; send a script with a `#!` line as \
+             text/x-shellscript"
+                .into(),
+        ),
+        "" => refusal("say once what the body is, with curl: -H 'content-type: application/json'".into()),
+        other => refusal(format!("{other:?} is not taken; send -H 'content-type: application/json'")),
+    }
+}
+
+/// Reads a body whole.
+///
+/// # Errors
+/// A [`Problem`]: too large, too slow, or it did not arrive.
+pub(super) async fn read(
+    body: Body,
+    headers: &HeaderMap,
+    place: &Arc<Place>,
+    max: usize,
+) -> Result<Bytes, Problem> {
+    let too_large = || {
+        let detail =
+            format!("the body is larger than {max} bytes; send less, or raise the limit in the settings");
+        Problem::new(Kind::BodyTooLarge, detail)
+    };
+    let length =
+        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    // A client that asks before it sends is told before it sends.
+    if headers.contains_key(header::EXPECT) && length.is_some_and(|length| length > max) {
+        return Err(too_large());
+    }
+    let _reading = place.reading();
+    match time::timeout(timing::BODY, collect(body, max)).await {
+        Ok(Ok(Some(bytes))) => Ok(bytes),
+        Ok(Ok(None)) => Err(too_large()),
+        Ok(Err(error)) => Err(Problem::new(
+            Kind::InvalidBody,
+            format!("the body did not arrive whole ({error}); send it again"),
+        )),
+        Err(_) => {
+            let detail =
+                format!("the body did not arrive within {} s; send it faster", timing::BODY.as_secs());
+            Err(Problem::new(Kind::RequestTimeout, detail))
+        }
+    }
+}
+
+/// `None` where it is over the limit.
+async fn collect(mut body: Body, max: usize) -> Result<Option<Bytes>, axum::Error> {
+    let mut whole = BytesMut::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        length += data.len();
+        if length <= max {
+            whole.extend_from_slice(&data);
+        } else if length > max.saturating_add(DISCARD) {
+            break;
+        }
+    }
+    Ok((length <= max).then(|| whole.freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_known_types_are_taken() {
+        let kind = |text: &'static str| {
+            let headers =
+                HeaderMap::from_iter([(header::CONTENT_TYPE, header::HeaderValue::from_static(text))]);
+            format(&headers).ok()
+        };
+        assert_eq!(kind("application/json"), Some(Format::Json));
+        assert_eq!(kind("Application/JSON; charset=UTF-8"), Some(Format::Json));
+        assert_eq!(kind("text/x-shellscript"), Some(Format::Shell));
+        for other in [
+            "",
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "application/json; charset=latin1",
+            "text/x-python",
+        ] {
+            assert_eq!(kind(other), None, "{other}");
+        }
+        assert!(format(&HeaderMap::new()).is_err());
+    }
+}

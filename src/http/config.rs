@@ -1,0 +1,61 @@
+//! What the composition decides for the control plane, and what it tells of the daemon.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+/// Limits and defaults of the control plane.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The largest body, in bytes. 1 MiB: the largest script anybody submits, small enough to hold a few hundred.
+    pub max_body: usize,
+    /// The drain timeout of a job that sets none.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { max_body: 1 << 20, drain_timeout: Duration::from_secs(300) }
+    }
+}
+
+/// What the daemon tells of itself at `/v1/info`. No secrets.
+#[derive(Clone, Debug)]
+pub struct Info {
+    /// The version of runward.
+    pub version: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// The boot it runs in.
+    pub boot_id: String,
+    /// When it started, for people.
+    pub started_at: Timestamp,
+    /// When it started, for its uptime.
+    pub started: Instant,
+    /// How jobs are kept from escaping.
+    pub containment: Containment,
+    /// The limits in force.
+    pub limits: Limits,
+}
+
+/// How jobs are kept from escaping.
+#[derive(Clone, Debug)]
+pub struct Containment {
+    /// The tier in force: a stable word.
+    pub tier: String,
+    /// Why it is not a better one, or what it is made of.
+    pub detail: String,
+}
+
+/// The supervisor's limits.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Jobs that run at once.
+    pub max_running: usize,
+    /// Jobs that wait at once.
+    pub max_queued: usize,
+    /// The grace of a job that sets none.
+    pub cancel_grace: Duration,
+    /// How long a shutdown may take.
+    pub shutdown: Duration,
+}

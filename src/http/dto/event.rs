@@ -1,0 +1,147 @@
+//! What happened, as the API shows it.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::runner::{Drain, Exit, Failure, Job, Output, time};
+use crate::job;
+
+/// One thing that happened to a Runner.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Event {
+    /// Its place in the order of all events: unique and rising, with gaps.
+    pub seq: u64,
+    /// The Runner.
+    pub runner: String,
+    /// When.
+    pub at: String,
+    /// What.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened; `type` tells the kind.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum EventKind {
+    /// Accepted and queued.
+    Submitted {
+        /// What to do.
+        job: Job,
+        /// Its name.
+        name: Option<String>,
+        /// The queue it waits in.
+        queue: String,
+    },
+    /// Its turn has come.
+    Starting {
+        /// Which run.
+        run: u32,
+        /// Which attempt of it.
+        attempt: u32,
+    },
+    /// The job executes.
+    Running {
+        /// Its main process.
+        pid: Option<u32>,
+    },
+    /// It was asked to stop.
+    CancelRequested {
+        /// Who asked.
+        by: String,
+        /// `requested`, `timeout` or `shutdown`.
+        reason: &'static str,
+        /// Whether by force.
+        force: bool,
+    },
+    /// A step of a cancellation.
+    CancelStep {
+        /// What was done.
+        action: &'static str,
+        /// To what.
+        target: Option<String>,
+    },
+    /// The attempt is over, and nothing of it lives.
+    AttemptEnded {
+        /// What became of it.
+        outcome: &'static str,
+        /// How the main process ended.
+        exit: Option<Exit>,
+        /// What went wrong, where it is not the exit that tells.
+        error: Option<Failure>,
+        /// What it wrote.
+        output: Option<Output>,
+    },
+    /// It waits for its turn again.
+    Requeued {
+        /// `not_executed` or `lost`.
+        reason: &'static str,
+        /// Whether it is held until somebody decides.
+        held: bool,
+    },
+    /// The main task is done; the executor finishes.
+    Draining,
+    /// Done, for good.
+    Closed {
+        /// What became of the job.
+        outcome: &'static str,
+        /// How its executor drained.
+        drain: Option<Drain>,
+    },
+}
+
+/// A page of events, oldest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct EventPage {
+    /// The events.
+    pub items: Vec<Event>,
+    /// For `cursor` of the next page; `null` where there is nothing more for now.
+    pub next_cursor: Option<String>,
+}
+
+impl From<&job::Event> for Event {
+    fn from(event: &job::Event) -> Self {
+        Self {
+            seq: event.seq,
+            runner: event.runner.to_string(),
+            at: time(event.at),
+            kind: EventKind::from(&event.kind),
+        }
+    }
+}
+
+impl From<&job::EventKind> for EventKind {
+    fn from(kind: &job::EventKind) -> Self {
+        match kind {
+            job::EventKind::Submitted { spec } => Self::Submitted {
+                job: Job::from(&spec.job),
+                name: spec.name.clone(),
+                queue: spec.queue.clone(),
+            },
+            // The key and the boot concern recovery only.
+            job::EventKind::Starting { run, attempt, key: _, boot_id: _ } => {
+                Self::Starting { run: *run, attempt: *attempt }
+            }
+            job::EventKind::Running { pid, start_time: _ } => Self::Running { pid: *pid },
+            job::EventKind::CancelRequested { by, reason, force } => {
+                Self::CancelRequested { by: by.0.clone(), reason: reason.as_str(), force: *force }
+            }
+            job::EventKind::CancelStep { action, target } => {
+                Self::CancelStep { action: action.as_str(), target: target.clone() }
+            }
+            job::EventKind::AttemptEnded { outcome, exit, error, output } => Self::AttemptEnded {
+                outcome: outcome.as_str(),
+                exit: exit.map(Exit::from),
+                error: error.as_ref().map(Failure::from),
+                output: output.map(Output::from),
+            },
+            job::EventKind::Requeued { reason, held } => {
+                Self::Requeued { reason: reason.as_str(), held: *held }
+            }
+            job::EventKind::Draining => Self::Draining,
+            job::EventKind::Closed(facts) => {
+                Self::Closed { outcome: facts.outcome.as_str(), drain: facts.drain.as_ref().map(Drain::from) }
+            }
+        }
+    }
+}

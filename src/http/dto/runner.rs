@@ -1,0 +1,407 @@
+//! A Runner, as the API shows it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::http::duration;
+use crate::job;
+
+/// RFC 3339, UTC, always six digits after the point: equal in length, so texts sort as times do.
+pub(crate) fn time(at: Timestamp) -> String {
+    format!("{at:.6}")
+}
+
+/// A Runner.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Runner {
+    /// Its id, a UUIDv7.
+    id: String,
+    /// The name it was given.
+    name: Option<String>,
+    /// `queued`, `starting`, `running`, `idle`, `cancelling`, `draining` or `closed`.
+    state: &'static str,
+    /// Only in `closed`: `succeeded`, `failed`, `cancelled`, `killed`, `timed_out` or `lost`.
+    outcome: Option<&'static str>,
+    /// It is queued but does not start until somebody decides.
+    held: bool,
+    /// The queue it waits in.
+    queue: String,
+    /// Higher goes first.
+    priority: i32,
+    /// Labels to find it by.
+    labels: BTreeMap<String, String>,
+    /// What to do.
+    job: Job,
+    /// How long an attempt may take.
+    timeout: Option<String>,
+    /// How long its main task may clean up after a cancellation; `null`: the daemon's default.
+    cancel_grace: Option<String>,
+    /// How long its executor may drain.
+    drain_timeout: String,
+    /// What happens when the daemon or the host dies under it.
+    on_lost: &'static str,
+    /// Its debug mode; `null`: the daemon's.
+    debug: Option<bool>,
+    /// When it was accepted.
+    created_at: String,
+    /// When its first attempt began.
+    started_at: Option<String>,
+    /// When it was closed.
+    closed_at: Option<String>,
+    /// Its runs.
+    runs: Vec<Run>,
+    /// The receipt of its cancellation.
+    cancel: Option<Receipt>,
+    /// How its executor drained.
+    drain: Option<Drain>,
+}
+
+/// What to do: one key, the kind.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Job {
+    /// A program and its arguments, without a shell.
+    Command(Command),
+    /// A script.
+    Script(Script),
+}
+
+/// A program, executed without a shell.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Command {
+    /// The program and its arguments.
+    argv: Vec<String>,
+    /// Where and as whom it runs.
+    #[serde(flatten)]
+    process: Process,
+}
+
+/// A script. Its `#!` line chooses the interpreter; without one it is `/bin/sh`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Script {
+    /// The script itself.
+    source: String,
+    /// Its arguments, `$1` and so on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    args: Vec<String>,
+    /// Where and as whom it runs.
+    #[serde(flatten)]
+    process: Process,
+}
+
+/// What all jobs that are processes have.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct Process {
+    /// Its environment, over the daemon's allow-list and the context.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    env: BTreeMap<String, String>,
+    /// Its working directory; `/` where it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cwd: Option<String>,
+    /// What it reads on its standard input; nothing where it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdin: Option<String>,
+    /// The user it runs as; the daemon's where it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    /// The signal that asks it to stop; `TERM` where it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_signal: Option<String>,
+}
+
+/// One execution of a job.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Run {
+    /// Its number, from 1.
+    run: u32,
+    /// What it did.
+    job: Job,
+    /// What the job returned; `null` for processes.
+    result: Option<serde_json::Value>,
+    /// Its attempts.
+    attempts: Vec<Attempt>,
+}
+
+/// One try of a run.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Attempt {
+    /// Its number, from 1.
+    attempt: u32,
+    /// `starting`, `running` or `ended`.
+    state: &'static str,
+    /// Only in `ended`.
+    outcome: Option<&'static str>,
+    /// Its main process.
+    pid: Option<u32>,
+    /// How the main process ended.
+    exit: Option<Exit>,
+    /// What went wrong, where it is not the exit that tells.
+    error: Option<Failure>,
+    /// What it wrote.
+    output: Option<Output>,
+    /// When it began.
+    started_at: String,
+    /// When it was over.
+    ended_at: Option<String>,
+}
+
+/// How a process ended.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Exit {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// Why an attempt failed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Failure {
+    /// A stable word, such as `start_failed`.
+    kind: String,
+    /// A sentence for people.
+    message: String,
+    /// The step that failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stage: Option<String>,
+    /// The error number of that step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errno: Option<i32>,
+}
+
+/// What an attempt wrote.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Output {
+    /// Bytes, both streams together.
+    bytes: u64,
+    /// Bytes of these that were not kept.
+    dropped: u64,
+    /// Somebody still held its output open a second after it had ended.
+    incomplete: bool,
+}
+
+/// The record of a cancellation.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Receipt {
+    /// When it was first asked for.
+    requested_at: String,
+    /// Who asked first.
+    by: String,
+    /// Why: `requested`, `timeout` or `shutdown`.
+    reason: &'static str,
+    /// The highest reason so far.
+    escalated_to: &'static str,
+    /// Whether force was asked for, or was needed.
+    forced: bool,
+    /// What was done, in order.
+    steps: Vec<Step>,
+    /// Processes of the job that outlived it: 0 in an ended receipt, `null` before.
+    survivors: Option<u32>,
+    /// When nothing of it lived any more.
+    ended_at: Option<String>,
+}
+
+/// One step of a cancellation.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Step {
+    /// When.
+    at: String,
+    /// What was done.
+    action: &'static str,
+    /// To what, or by whom.
+    target: Option<String>,
+}
+
+/// How an executor drained.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Drain {
+    /// Left-over tasks that were cancelled.
+    tasks_cancelled: u64,
+    /// Left-over tasks that ended with an error.
+    task_errors: u64,
+    /// Blocking work that did not end in time, by name.
+    abandoned: Vec<String>,
+    /// How long closing took.
+    elapsed: String,
+}
+
+/// A page of Runners, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RunnerPage {
+    /// The Runners.
+    pub items: Vec<Runner>,
+    /// For `cursor` of the next page; `null` on the last.
+    pub next_cursor: Option<String>,
+}
+
+/// How a cancellation was taken.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Cancelled {
+    /// The Runner.
+    id: String,
+    /// Its state now.
+    state: &'static str,
+    /// Its outcome, if it is closed by now.
+    outcome: Option<&'static str>,
+    /// The receipt so far.
+    cancel: Option<Receipt>,
+}
+
+impl From<&job::Record> for Cancelled {
+    fn from(record: &job::Record) -> Self {
+        Self {
+            id: record.id.to_string(),
+            state: record.state.as_str(),
+            outcome: record.outcome.map(job::Outcome::as_str),
+            cancel: record.cancel.as_ref().map(Receipt::from),
+        }
+    }
+}
+
+impl From<&job::Record> for Runner {
+    fn from(record: &job::Record) -> Self {
+        let spec = &*record.spec;
+        let job = Job::from(&spec.job);
+        let run = |run: &job::Run| Run {
+            run: run.run,
+            job: job.clone(),
+            result: None,
+            attempts: run.attempts.iter().map(Attempt::from).collect(),
+        };
+        Self {
+            id: record.id.to_string(),
+            name: spec.name.clone(),
+            state: record.state.as_str(),
+            outcome: record.outcome.map(job::Outcome::as_str),
+            held: record.held,
+            queue: spec.queue.clone(),
+            priority: spec.priority,
+            labels: spec.labels.clone(),
+            timeout: spec.timeout.map(duration::format),
+            cancel_grace: spec.cancel_grace.map(duration::format),
+            drain_timeout: duration::format(spec.drain_timeout),
+            on_lost: spec.on_lost.as_str(),
+            debug: spec.debug,
+            created_at: time(record.created_at),
+            started_at: record.started_at.map(time),
+            closed_at: record.closed_at.map(time),
+            runs: record.runs.iter().map(run).collect(),
+            cancel: record.cancel.as_ref().map(Receipt::from),
+            drain: record.drain.as_ref().map(Drain::from),
+            job,
+        }
+    }
+}
+
+impl From<&job::Job> for Job {
+    fn from(job: &job::Job) -> Self {
+        match job {
+            job::Job::Command(job::Command { argv, env, cwd, stdin, user, stop_signal }) => {
+                Self::Command(Command {
+                    argv: argv.clone(),
+                    process: Process::new(env, cwd, stdin, user, stop_signal),
+                })
+            }
+            job::Job::Script(job::Script { source, args, env, cwd, stdin, user, stop_signal }) => {
+                Self::Script(Script {
+                    source: source.clone(),
+                    args: args.clone(),
+                    process: Process::new(env, cwd, stdin, user, stop_signal),
+                })
+            }
+        }
+    }
+}
+
+impl Process {
+    fn new(
+        env: &BTreeMap<String, String>,
+        cwd: &Option<std::path::PathBuf>,
+        stdin: &Option<String>,
+        user: &Option<String>,
+        stop_signal: &Option<String>,
+    ) -> Self {
+        Self {
+            env: env.clone(),
+            // It came as text.
+            cwd: cwd.as_ref().map(|cwd| cwd.to_string_lossy().into_owned()),
+            stdin: stdin.clone(),
+            user: user.clone(),
+            stop_signal: stop_signal.clone(),
+        }
+    }
+}
+
+impl From<&job::Attempt> for Attempt {
+    fn from(attempt: &job::Attempt) -> Self {
+        Self {
+            attempt: attempt.attempt,
+            state: attempt.state.as_str(),
+            outcome: attempt.outcome.map(job::Outcome::as_str),
+            pid: attempt.pid,
+            exit: attempt.exit.map(Exit::from),
+            error: attempt.error.as_ref().map(Failure::from),
+            output: attempt.output.map(Output::from),
+            started_at: time(attempt.started_at),
+            ended_at: attempt.ended_at.map(time),
+        }
+    }
+}
+
+impl From<job::Exit> for Exit {
+    fn from(exit: job::Exit) -> Self {
+        match exit {
+            job::Exit::Code(code) => Self::Code(code),
+            job::Exit::Signal(signal) => Self::Signal(signal),
+        }
+    }
+}
+
+impl From<&job::Failure> for Failure {
+    fn from(failure: &job::Failure) -> Self {
+        let job::Failure { kind, message, stage, errno } = failure.clone();
+        Self { kind, message, stage, errno }
+    }
+}
+
+impl From<job::OutputFacts> for Output {
+    fn from(facts: job::OutputFacts) -> Self {
+        let job::OutputFacts { bytes, dropped, incomplete } = facts;
+        Self { bytes, dropped, incomplete }
+    }
+}
+
+impl From<&job::Receipt> for Receipt {
+    fn from(receipt: &job::Receipt) -> Self {
+        let step = |step: &job::Step| Step {
+            at: time(step.at),
+            action: step.action.as_str(),
+            target: step.target.clone(),
+        };
+        Self {
+            requested_at: time(receipt.requested_at),
+            by: receipt.by.0.clone(),
+            reason: receipt.reason.as_str(),
+            escalated_to: receipt.escalated_to.as_str(),
+            forced: receipt.forced,
+            steps: receipt.steps.iter().map(step).collect(),
+            survivors: receipt.survivors,
+            ended_at: receipt.ended_at.map(time),
+        }
+    }
+}
+
+impl From<&job::Drain> for Drain {
+    fn from(drain: &job::Drain) -> Self {
+        Self {
+            tasks_cancelled: drain.tasks_cancelled,
+            task_errors: drain.task_errors,
+            abandoned: drain.abandoned.clone(),
+            elapsed: duration::format(std::time::Duration::from_micros(drain.elapsed_us)),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The body of a submission, for the API's description. `submission.rs` reads it, strictly and by hand, so that
+//! each fault is named; a test keeps the two alike.
+
+use std::collections::BTreeMap;
+
+use utoipa::ToSchema;
+
+/// A job to run, and how.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+pub(crate) struct Submission {
+    /// What to do: exactly one key, the kind.
+    job: JobToRun,
+    /// A name for people; need not be unique.
+    #[schema(max_length = 255)]
+    name: Option<String>,
+    /// The queue to wait in.
+    #[schema(default = "default", max_length = 255)]
+    queue: Option<String>,
+    /// Higher goes first.
+    #[schema(default = 0)]
+    priority: Option<i32>,
+    /// Labels to find it by.
+    labels: Option<BTreeMap<String, String>>,
+    /// Variables; a process sees them in its environment.
+    context: Option<BTreeMap<String, String>>,
+    /// Not supported yet: only `null`.
+    delay: Option<Duration>,
+    /// How long an attempt may take.
+    timeout: Option<Duration>,
+    /// How long it may clean up after a cancellation. The default is the daemon's, and on a shutdown all the time
+    /// there is.
+    cancel_grace: Option<Duration>,
+    /// How long its executor may drain.
+    drain_timeout: Option<Duration>,
+    /// Not supported yet: only `null`.
+    #[schema(value_type = Option<Object>)]
+    retry: Option<serde_json::Value>,
+    /// Not supported yet: only `null`.
+    concurrency_key: Option<String>,
+    /// What happens when the daemon or the host dies under it: `fail`, `requeue` or `hold`.
+    #[schema(default = "fail")]
+    on_lost: Option<String>,
+    /// Not supported yet: only `false`.
+    #[schema(default = false)]
+    keep_open: Option<bool>,
+    /// The Runner's debug mode; the default is the daemon's.
+    debug: Option<bool>,
+}
+
+/// A text such as `30s`, `5m`, `1h30m`, `250ms`, or a number of seconds; ten years at the most.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+enum Duration {
+    /// With units: `d`, `h`, `m`, `s`, `ms`.
+    Text(String),
+    /// Seconds.
+    Seconds(f64),
+}
+
+/// What to do.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "describes what is read by hand")]
+enum JobToRun {
+    /// A program and its arguments, without a shell.
+    Command(CommandToRun),
+    /// A script.
+    Script(ScriptToRun),
+}
+
+/// The program and its arguments, alone or with all that can be said of it.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+enum CommandToRun {
+    /// The program and its arguments.
+    Short(Vec<String>),
+    /// The same and more.
+    Long(CommandForm),
+}
+
+/// A program, executed without a shell.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+struct CommandForm {
+    /// The program and its arguments.
+    #[schema(min_items = 1)]
+    argv: Vec<String>,
+    /// Environment, over the daemon's allow-list and the context.
+    env: Option<BTreeMap<String, String>>,
+    /// Working directory, absolute.
+    #[schema(default = "/")]
+    cwd: Option<String>,
+    /// What it reads on its standard input.
+    stdin: Option<String>,
+    /// The user to run as; only where the daemon runs as root.
+    user: Option<String>,
+    /// The signal that asks it to stop.
+    #[schema(default = "TERM")]
+    stop_signal: Option<String>,
+}
+
+/// The script, alone or with all that can be said of it.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+enum ScriptToRun {
+    /// The script itself.
+    Short(String),
+    /// The same and more.
+    Long(ScriptForm),
+}
+
+/// A script. Its `#!` line chooses the interpreter; without one it is `/bin/sh`.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+struct ScriptForm {
+    /// The script itself.
+    source: String,
+    /// Its arguments, `$1` and so on.
+    args: Option<Vec<String>>,
+    /// Environment, over the daemon's allow-list and the context.
+    env: Option<BTreeMap<String, String>>,
+    /// Working directory, absolute.
+    #[schema(default = "/")]
+    cwd: Option<String>,
+    /// What it reads on its standard input.
+    stdin: Option<String>,
+    /// The user to run as; only where the daemon runs as root.
+    user: Option<String>,
+    /// The signal that asks it to stop.
+    #[schema(default = "TERM")]
+    stop_signal: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use utoipa::PartialSchema;
+
+    use super::*;
+    use crate::http::submission::{COMMAND, FIELDS, SCRIPT};
+
+    fn properties<T: PartialSchema>() -> Vec<String> {
+        let schema = serde_json::to_value(T::schema()).expect("JSON");
+        let mut names: Vec<_> =
+            schema["properties"].as_object().expect("an object").keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn the_description_has_the_fields_that_are_read() {
+        for (described, read) in [
+            (properties::<Submission>(), &FIELDS[..]),
+            (properties::<CommandForm>(), &COMMAND[..]),
+            (properties::<ScriptForm>(), &SCRIPT[..]),
+        ] {
+            let mut read = read.to_vec();
+            read.sort();
+            assert_eq!(described, read);
+        }
+    }
+}

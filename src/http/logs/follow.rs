@@ -1,0 +1,242 @@
+//! One answer with output: reads a bounded piece when its client has taken the one before.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use axum::body::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::{
+    Wanted, blocking,
+    format::Format,
+    watch::{Armed, Watcher},
+};
+use crate::{
+    job::{AttemptState, Record, RunnerId, State},
+    process::log::{Item, LogReader, Stream, TailStart},
+    supervisor::{Subscription, Supervisor},
+};
+
+/// What is read at once: a few writes of a pipe, and all the memory that a dead follower holds.
+const CHUNK: usize = 256 << 10;
+
+/// Which attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Position {
+    pub(super) run: u32,
+    pub(super) attempt: u32,
+}
+
+/// What is needed to go on at the end of a log.
+pub(super) struct Follow {
+    pub(super) watcher: Watcher,
+    pub(super) changes: Subscription,
+    pub(super) closing: watch::Receiver<bool>,
+    /// The latest that is known.
+    pub(super) record: Arc<Record>,
+    /// One attempt was asked for: the next ones are of no interest.
+    pub(super) pinned: bool,
+    pub(super) watching: Watching,
+}
+
+/// What tells that something was written.
+pub(super) enum Watching {
+    /// Nothing yet. A watch is armed before the log is read to its end once more, so nothing is missed.
+    No,
+    /// A watch.
+    Armed(Armed),
+    /// There is no directory to watch: it is made before the Runner's next change.
+    NoDirectory,
+}
+
+/// Output, piece by piece.
+pub(super) struct Output {
+    supervisor: Supervisor,
+    id: RunnerId,
+    stream: Option<Stream>,
+    format: Format,
+    reading: Option<Reading>,
+    /// Where it ends for one who does not follow.
+    end: u64,
+    follow: Option<Follow>,
+    failed: bool,
+    _held: Option<OwnedSemaphorePermit>,
+}
+
+/// The log that is being read.
+struct Reading {
+    position: Position,
+    dir: PathBuf,
+    reader: LogReader,
+    /// Bytes of the first piece to leave out.
+    skip: usize,
+}
+
+/// What to do at the end of a log.
+enum Next {
+    Wait,
+    ReadAgain,
+    Attempt(Position),
+    End,
+}
+
+impl Output {
+    pub(super) fn new(
+        supervisor: Supervisor,
+        wanted: Wanted,
+        position: Option<Position>,
+        begin: TailStart,
+        end: u64,
+        follow: Option<Follow>,
+        held: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        let Wanted { id, stream, format, .. } = wanted;
+        let mut output =
+            Self { supervisor, id, stream, format, reading: None, end, follow, failed: false, _held: held };
+        if let Some(position) = position {
+            output.open(position, begin);
+        }
+        output
+    }
+
+    fn open(&mut self, position: Position, begin: TailStart) {
+        let dir = self.supervisor.log_dir(self.id, position.run, position.attempt);
+        let reader = LogReader::new(&dir, begin.offset);
+        self.reading = Some(Reading { position, dir, reader, skip: begin.skip });
+    }
+
+    /// The next piece; `None` at the end.
+    pub(super) async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        while !self.failed {
+            match self.step().await {
+                Ok(Some(bytes)) if bytes.is_empty() => {}
+                Ok(Some(bytes)) => return Some(Ok(bytes)),
+                Ok(None) => return None,
+                Err(error) => {
+                    tracing::warn!(runner = %self.id, %error, "a job's output could not be read");
+                    self.failed = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+
+    async fn step(&mut self) -> io::Result<Option<Bytes>> {
+        // What is known before the log is read to its end: what ended before has written all it had.
+        let next = self.follow.as_ref().map_or(Next::End, |follow| follow.next(self.reading.as_ref()));
+        if let Some(items) = self.read().await? {
+            return Ok(Some(self.write(&items)));
+        }
+        match next {
+            Next::End => return Ok(None),
+            Next::Attempt(position) => self.open(position, TailStart { offset: 0, skip: 0 }),
+            Next::ReadAgain => {}
+            Next::Wait => {
+                let Some(follow) = &mut self.follow else { return Ok(None) };
+                if !follow.wait().await {
+                    return Ok(None);
+                }
+                return Ok(Some(Bytes::new()));
+            }
+        }
+        if let (Some(follow), Some(reading)) = (&mut self.follow, &self.reading) {
+            follow.watching = match follow.watcher.arm(&reading.dir)? {
+                Some(armed) => Watching::Armed(armed),
+                None => Watching::NoDirectory,
+            };
+        }
+        Ok(Some(Bytes::new()))
+    }
+
+    /// What is there; `None` at the end.
+    async fn read(&mut self) -> io::Result<Option<Vec<Item>>> {
+        let Some(mut reading) = self.reading.take() else { return Ok(None) };
+        let end = if self.follow.is_some() { u64::MAX } else { self.end };
+        let (reading, items) = blocking(move || {
+            let mut items = Vec::new();
+            let mut bytes = 0;
+            while bytes < CHUNK && reading.reader.offset() < end {
+                let Some(item) = reading.reader.next_item()? else { break };
+                if let Item::Frame(frame) = &item {
+                    bytes += frame.bytes.len();
+                }
+                items.push(item);
+            }
+            Ok((reading, items))
+        })
+        .await?;
+        self.reading = Some(reading);
+        Ok((!items.is_empty()).then_some(items))
+    }
+
+    fn write(&mut self, items: &[Item]) -> Bytes {
+        let mut into = Vec::new();
+        let Some(reading) = &mut self.reading else { return Bytes::new() };
+        for item in items {
+            if let Item::Frame(frame) = item
+                && self.stream.is_some_and(|stream| stream != frame.stream)
+            {
+                continue;
+            }
+            self.format.write(&mut into, reading.position, item, std::mem::take(&mut reading.skip));
+        }
+        into.into()
+    }
+}
+
+impl Follow {
+    /// What to do when the log has nothing more.
+    fn next(&self, reading: Option<&Reading>) -> Next {
+        let positions = self.record.runs.iter().flat_map(|run| {
+            let run_number = run.run;
+            run.attempts
+                .iter()
+                .map(move |attempt| (Position { run: run_number, attempt: attempt.attempt }, attempt.state))
+        });
+        let closed = self.record.state == State::Closed;
+        let Some(reading) = reading else {
+            return match positions.map(|(position, _)| position).next() {
+                Some(first) => Next::Attempt(first),
+                None if closed => Next::End,
+                None => Next::Wait,
+            };
+        };
+        let current = reading.position;
+        let mut ended = closed;
+        let mut later = None;
+        for (position, state) in positions {
+            if position == current {
+                ended |= state == AttemptState::Ended;
+            } else if position > current && later.is_none() {
+                later = Some(position);
+            }
+        }
+        match later {
+            Some(_) | None if ended && (self.pinned || closed && later.is_none()) => Next::End,
+            Some(later) => Next::Attempt(later),
+            // Between two attempts nothing is written, so nothing is armed.
+            None if ended => Next::Wait,
+            None => match self.watching {
+                Watching::No => Next::ReadAgain,
+                Watching::Armed(_) | Watching::NoDirectory => Next::Wait,
+            },
+        }
+    }
+
+    /// Until something may have been written or has happened; `false` when the answer is to end.
+    async fn wait(&mut self) -> bool {
+        let written = async {
+            match &mut self.watching {
+                Watching::Armed(armed) => armed.fired().await,
+                Watching::No | Watching::NoDirectory => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = written => {}
+            record = self.changes.changed() => self.record = record,
+            _ = self.closing.wait_for(|closing| *closing) => return false,
+        }
+        self.watching = Watching::No;
+        true
+    }
+}

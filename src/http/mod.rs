@@ -1,0 +1,65 @@
+//! The control plane. It knows the supervisor's handle and the vocabulary of jobs, and of what is below only how
+//! a log is read.
+//!
+//! A request passes, in this order: the transport ([`serve`]), the checks of [`access`], its route in `routes`.
+//! Whatever goes wrong on the way is a [`problem`].
+
+pub mod access;
+mod body;
+mod config;
+mod dto;
+mod duration;
+mod fields;
+mod idempotency;
+mod json;
+mod logs;
+mod nearest;
+pub mod openapi;
+pub mod problem;
+mod query;
+mod routes;
+mod serve;
+mod submission;
+mod timing;
+pub mod token;
+
+use std::sync::Arc;
+
+pub use config::{Config, Containment, Info, Limits};
+pub use serve::{Listener, serve};
+pub use token::{Token, TokenError};
+
+use crate::supervisor::Supervisor;
+use access::Access;
+
+/// What the control plane is made of.
+pub struct Api {
+    /// Whose control plane it is.
+    pub supervisor: Supervisor,
+    /// Who may ask.
+    pub access: Access,
+    /// Limits and defaults.
+    pub config: Config,
+    /// What the daemon tells of itself.
+    pub info: Info,
+}
+
+/// What each handler holds.
+#[derive(Clone)]
+struct Shared(Arc<Parts>);
+
+struct Parts {
+    api: Api,
+    /// `None` where the system gave no inotify instance: then nothing can be followed.
+    watcher: Option<logs::Watcher>,
+    /// Becomes true when the control plane stops: answers that are held open end.
+    closing: tokio::sync::watch::Receiver<bool>,
+}
+
+impl std::ops::Deref for Shared {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}

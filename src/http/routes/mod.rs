@@ -1,0 +1,116 @@
+//! The routes. Each is registered with its description, so that the two can't differ.
+
+mod about;
+mod events;
+mod logs;
+mod runners;
+mod submit;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{FromRequestParts, MatchedPath, OriginalUri, Path, rejection::ExtensionRejection},
+    http::{StatusCode, Uri, header, request::Parts as Head},
+    middleware,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    Shared, access, nearest,
+    problem::{Kind, Problem},
+    serve::Place,
+};
+use crate::job::RunnerId;
+
+/// All routes with their descriptions.
+pub(super) fn described() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(submit::submit, runners::list))
+        .routes(routes!(runners::get, runners::close))
+        .routes(routes!(runners::cancel))
+        .routes(routes!(logs::logs))
+        .routes(routes!(events::of_runner))
+        .routes(routes!(events::all))
+        .routes(routes!(about::info))
+        .routes(routes!(about::livez))
+        .routes(routes!(about::readyz))
+        .routes(routes!(about::document))
+}
+
+/// The router that serves them.
+pub(super) fn router(shared: Shared) -> Router {
+    let (router, _) = described().split_for_parts();
+    router
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(middleware::from_fn_with_state(shared.clone(), access::guard))
+        .with_state(shared)
+}
+
+async fn no_route(OriginalUri(uri): OriginalUri) -> Problem {
+    let near = nearest::nearest(uri.path(), access::ROUTES.iter().map(|(_, path, _)| *path));
+    let hint = near.map(|near| format!("did you mean {near}? ")).unwrap_or_default();
+    let detail = format!("there is no route {}; {hint}GET /openapi.json lists all of them", uri.path());
+    Problem::new(Kind::RouteNotFound, detail)
+}
+
+async fn no_method(path: Option<MatchedPath>) -> Response {
+    let path = path.as_ref().map_or("", MatchedPath::as_str);
+    let methods: Vec<_> = access::ROUTES
+        .iter()
+        .filter(|(_, known, _)| *known == path)
+        .map(|(method, _, _)| method.as_str())
+        .collect();
+    let list = methods.join(", ");
+    let problem = Problem::new(Kind::MethodNotAllowed, format!("{path} takes {list}")).allowed(methods);
+    ([(header::ALLOW, list)], problem).into_response()
+}
+
+/// The id in the path.
+struct Id(RunnerId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Problem;
+
+    async fn from_request_parts(head: &mut Head, state: &S) -> Result<Self, Problem> {
+        let text =
+            Path::<String>::from_request_parts(head, state).await.map(|Path(text)| text).unwrap_or_default();
+        text.parse().map(Self).map_err(|_| {
+            let detail = format!(
+                "{text:?} is no id of a runner; ids are UUIDs in small letters with hyphens, as GET /v1/runners lists \
+                 them"
+            );
+            Problem::new(Kind::RunnerNotFound, detail)
+        })
+    }
+}
+
+/// Where the request came from.
+struct From(Arc<Place>);
+
+impl<S: Send + Sync> FromRequestParts<S> for From {
+    type Rejection = ExtensionRejection;
+
+    async fn from_request_parts(head: &mut Head, state: &S) -> Result<Self, ExtensionRejection> {
+        let axum::Extension(place) = axum::Extension::from_request_parts(head, state).await?;
+        Ok(Self(place))
+    }
+}
+
+/// Refuses every query parameter.
+fn no_parameters(uri: &Uri) -> Result<(), Problem> {
+    super::query::Query::parse(uri, &[]).map(drop)
+}
+
+/// An answer in JSON.
+fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        // Our own types with text keys: it can't happen, and says so if it does.
+        Err(error) => Problem::new(Kind::StoreUnreadable, format!("the answer can't be written: {error}"))
+            .into_response(),
+    }
+}

@@ -1,0 +1,218 @@
+//! Submitting a job.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
+    response::Response,
+};
+use serde_json::{Map, Value};
+use tokio::time;
+
+use super::{From, json, runners::record};
+use crate::{
+    http::{
+        Shared,
+        body::{self, Format},
+        dto::{Runner, Submission},
+        duration, fields, idempotency, json as strict,
+        logs::{self, Wanted},
+        problem::{Kind, Problem},
+        query::{self, Query},
+        submission, timing,
+    },
+    job::{Record, RunnerId, Spec, State as Stage},
+    supervisor::Submitted,
+};
+
+/// Parameters of any submission.
+const ANSWER: [&str; 2] = ["wait", "follow"];
+/// Parameters of a script that is the body itself.
+const SHELL: [&str; 11] = [
+    "wait",
+    "follow",
+    "name",
+    "queue",
+    "priority",
+    "label",
+    "timeout",
+    "cancel_grace",
+    "drain_timeout",
+    "on_lost",
+    "arg",
+];
+
+/// What to answer with.
+enum Answer {
+    /// The runner, at once.
+    AtOnce,
+    /// The runner, when it has closed or the time is up.
+    Wait(Duration),
+    /// Its output.
+    Follow,
+}
+
+/// Submits a job: creates a runner for it and queues it.
+///
+/// A body of the type `text/x-shellscript` is the script itself; `name`, `queue`, `priority`, `label`, `timeout`,
+/// `cancel_grace`, `drain_timeout`, `on_lost` and `arg` are then query parameters. The job goes on when the client
+/// goes away.
+#[utoipa::path(post, path = "/v1/runners", tag = "runners",
+    params(
+        ("wait" = Option<String>, Query, description = "Answer when the runner has closed (200) or this time is up (202), an hour at the most"),
+        ("follow" = Option<bool>, Query, description = "Answer with the output of the job, as it comes, until the runner closes"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible characters; a retry with the same key and body gets the first answer"),
+    ),
+    request_body(content((Submission = "application/json"), (String = "text/x-shellscript"))),
+    responses(
+        (status = 201, description = "It is queued; `Location` is its address. With `follow`: its output", body = Runner),
+        (status = 200, description = "With `wait`: it has closed", body = Runner),
+        (status = 202, description = "With `wait`: the time is up, and it goes on", body = Runner),
+    ))]
+pub(super) async fn submit(
+    State(shared): State<Shared>,
+    from: From,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Result<Response, Problem> {
+    let format = body::format(&headers)?;
+    let mut query = Query::parse(
+        &uri,
+        match format {
+            Format::Json => &ANSWER[..],
+            Format::Shell => &SHELL[..],
+        },
+    )?;
+    let answer = read_answer(&mut query)?;
+    let bytes = body::read(body, &headers, &from.0, shared.api.config.max_body).await?;
+    let key = idempotency::key(&headers, format, &bytes, query.rest())?;
+    let spec = read_spec(&shared, format, bytes, &mut query).await?;
+    let held = match answer {
+        Answer::AtOnce => None,
+        Answer::Wait(_) | Answer::Follow => Some(from.0.hold()?),
+    };
+    let submitted = shared.api.supervisor.submit(RunnerId::new(), spec, key).await?;
+    let mut response = match answer {
+        Answer::AtOnce => json(StatusCode::CREATED, &Runner::from(&accepted(&shared, submitted.id).await?)),
+        Answer::Wait(limit) => {
+            let record = closed_within(&shared, submitted.id, limit).await?;
+            let status = if record.state == Stage::Closed { StatusCode::OK } else { StatusCode::ACCEPTED };
+            json(status, &Runner::from(&*record))
+        }
+        Answer::Follow => {
+            let mut response = logs::answer(&shared, Wanted::everything(submitted.id), held).await?;
+            *response.status_mut() = StatusCode::CREATED;
+            response
+        }
+    };
+    name(&mut response, submitted);
+    Ok(response)
+}
+
+fn read_answer(query: &mut Query) -> Result<Answer, Problem> {
+    let (wait, follow) = (query.duration("wait")?, query.flag("follow")?);
+    match (wait, follow) {
+        (None, false) => Ok(Answer::AtOnce),
+        (None, true) => Ok(Answer::Follow),
+        (Some(wait), false) if wait <= timing::MAX_WAIT => Ok(Answer::Wait(wait)),
+        (Some(_), false) => {
+            let most = duration::format(timing::MAX_WAIT);
+            Err(query::invalid(
+                "wait",
+                &format!("{most} at the most; wait again with GET, or follow the events"),
+            ))
+        }
+        (Some(_), true) => {
+            Err(query::invalid("wait", "left out with `follow`: that ends when the runner closes"))
+        }
+    }
+}
+
+async fn read_spec(
+    shared: &Shared,
+    format: Format,
+    body: Bytes,
+    query: &mut Query,
+) -> Result<Arc<Spec>, Problem> {
+    let config = &shared.api.config;
+    let value = match format {
+        Format::Json => strict::parse(&body)?,
+        Format::Shell => shell(&body, query)?,
+    };
+    let spec = submission::spec(value, config)?;
+    let Some((user, path)) = submission::user(&spec) else { return Ok(spec) };
+    let (user, daemon) = (user.to_owned(), nix::unistd::Uid::from_raw(shared.api.access.uid));
+    let checked = tokio::task::spawn_blocking(move || submission::check_user(&user, path, daemon)).await;
+    checked.map_err(|_| fields::invalid(path, "the name of a user of this machine"))??;
+    Ok(spec)
+}
+
+/// A script with its parameters, as the same submission in JSON.
+fn shell(body: &[u8], query: &mut Query) -> Result<Value, Problem> {
+    let mut script = Map::new();
+    script.insert("source".into(), strict::utf8(body)?.into());
+    script.insert("args".into(), query.all("arg").into());
+    let mut fields = Map::new();
+    fields.insert("job".into(), Value::Object(Map::from_iter([("script".into(), Value::Object(script))])));
+    for name in ["name", "queue", "timeout", "cancel_grace", "drain_timeout", "on_lost"] {
+        if let Some(text) = query.one(name)? {
+            fields.insert(name.into(), text.into());
+        }
+    }
+    if let Some(text) = query.one("priority")? {
+        // What is no number is refused where it is read.
+        let number = text.parse::<i64>().map_or(Value::String(text), Value::from);
+        fields.insert("priority".into(), number);
+    }
+    let mut labels = Map::new();
+    for (label, value) in query.pairs("label")? {
+        if labels.insert(label, value.into()).is_some() {
+            return Err(query::invalid("label", "there once for each label"));
+        }
+    }
+    fields.insert("labels".into(), Value::Object(labels));
+    Ok(Value::Object(fields))
+}
+
+/// The record of what was just accepted. If it can't be read, the answer says that it was accepted all the same.
+async fn accepted(shared: &Shared, id: RunnerId) -> Result<Record, Problem> {
+    record(shared, id).await.map_err(|problem| {
+        let detail = format!(
+            "the job was accepted as the runner {id}, but its record can't be shown: {}",
+            problem.detail()
+        );
+        Problem::new(Kind::StoreUnreadable, detail).runner(id)
+    })
+}
+
+/// The record when it is closed, or as it is when the time is up.
+async fn closed_within(shared: &Shared, id: RunnerId, limit: Duration) -> Result<Arc<Record>, Problem> {
+    let mut changes = shared.api.supervisor.subscribe(id);
+    let mut closing = shared.closing.clone();
+    let mut latest = Arc::new(accepted(shared, id).await?);
+    let mut up = std::pin::pin!(time::sleep(limit));
+    while latest.state != Stage::Closed {
+        tokio::select! {
+            record = changes.changed() => latest = record,
+            () = &mut up => break,
+            _ = closing.wait_for(|closing| *closing) => break,
+        }
+    }
+    Ok(latest)
+}
+
+/// Where the runner is, and whether the answer is one to an earlier request.
+fn name(response: &mut Response, submitted: Submitted) {
+    const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+    debug_assert!(idempotency::REPLAYED.eq_ignore_ascii_case(REPLAYED.as_str()));
+    let headers = response.headers_mut();
+    if let Ok(location) = HeaderValue::try_from(format!("/v1/runners/{}", submitted.id)) {
+        headers.insert(header::LOCATION, location);
+    }
+    if submitted.replayed {
+        headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+}

@@ -1,0 +1,164 @@
+//! Where connections come from.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener as StdTcp},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::UnixListener as StdUnix,
+    },
+    path::{Path, PathBuf},
+};
+
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use crate::http::{
+    access::Peer,
+    problem::{Kind, MEDIA_TYPE, Problem},
+};
+
+/// A socket that is bound: clients can connect from then on, and are served once `serve` runs.
+#[derive(Debug)]
+pub enum Listener {
+    /// Anybody who can reach the address; needs the token.
+    Tcp {
+        /// The socket.
+        socket: StdTcp,
+        /// The address that is really bound.
+        address: SocketAddr,
+    },
+    /// Processes of this machine; their user is what counts.
+    Unix {
+        /// The socket.
+        socket: StdUnix,
+        /// Its path.
+        path: PathBuf,
+    },
+}
+
+impl Listener {
+    /// Binds a TCP address; port 0 is any free one.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn bind_tcp(address: SocketAddr) -> io::Result<Self> {
+        let socket = StdTcp::bind(address)?;
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        Ok(Self::Tcp { socket, address })
+    }
+
+    /// Binds a unix socket in place of one that an earlier daemon left. Call it under the state directory's lock.
+    ///
+    /// # Errors
+    /// The system's; also where something else than a socket is in the way.
+    pub fn bind_unix(path: &Path) -> io::Result<Self> {
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
+            Ok(_) => {
+                let message = format!("{} is there and is no socket; move it away", path.display());
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let socket = StdUnix::bind(path)?;
+        // Peer credentials decide; the mode only spares others a refusal.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        socket.set_nonblocking(true)?;
+        Ok(Self::Unix { socket, path: path.to_owned() })
+    }
+
+    /// The address, as `--listen` takes it.
+    pub fn address(&self) -> String {
+        match self {
+            Self::Tcp { address, .. } => address.to_string(),
+            Self::Unix { path, .. } => format!("unix:{}", path.display()),
+        }
+    }
+
+    pub(super) fn open(self) -> io::Result<Open> {
+        match self {
+            Self::Tcp { socket, .. } => TcpListener::from_std(socket).map(Open::Tcp),
+            Self::Unix { socket, .. } => UnixListener::from_std(socket).map(Open::Unix),
+        }
+    }
+}
+
+/// A listener on the event loop.
+pub(super) enum Open {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Open {
+    pub(super) async fn accept(&self) -> io::Result<(Stream, Peer)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, remote) = listener.accept().await?;
+                let local = stream.local_addr()?;
+                // Answers are short, and each is wanted at once.
+                stream.set_nodelay(true)?;
+                Ok((Stream::Tcp(stream), Peer::Tcp { remote, local }))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let uid = stream.peer_cred()?.uid();
+                Ok((Stream::Unix(stream), Peer::Unix { uid }))
+            }
+        }
+    }
+}
+
+impl Stream {
+    /// Says why, as far as the socket takes it at once, and closes.
+    pub(super) fn turn_away(self) {
+        let problem = Problem::new(
+            Kind::TooManyConnections,
+            "as many connections are open as may be, and each is being served; come again in a moment",
+        );
+        let body = problem.to_json();
+        let head = format!(
+            "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {MEDIA_TYPE}\r\nretry-after: 1\r\nconnection: close\r\n\
+             content-length: {}\r\n\r\n",
+            body.len()
+        );
+        let answer = [head.into_bytes(), body].concat();
+        let written = match self {
+            Self::Tcp(stream) => stream.try_write(&answer),
+            Self::Unix(stream) => stream.try_write(&answer),
+        };
+        if let Err(error) = written {
+            tracing::debug!(%error, "a connection was closed without a word");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_was_left_is_replaced_and_nothing_else_is() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("api.sock");
+        drop(Listener::bind_unix(&path).expect("bound"));
+        let again = Listener::bind_unix(&path).expect("bound again");
+        assert_eq!(again.address(), format!("unix:{}", path.display()));
+        let file = dir.path().join("file");
+        fs::write(&file, "data").expect("written");
+        assert!(Listener::bind_unix(&file).is_err());
+        assert_eq!(fs::read(&file).expect("still there"), b"data");
+    }
+
+    #[test]
+    fn port_0_is_any_free_one() {
+        let listener = Listener::bind_tcp("127.0.0.1:0".parse().expect("an address")).expect("bound");
+        assert!(!listener.address().ends_with(":0"));
+    }
+}

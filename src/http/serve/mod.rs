@@ -1,0 +1,172 @@
+//! The transport: connections, their number, and what becomes of slow ones.
+//!
+//! Each transport (TCP, unix socket) has its own half of the connections, so what is done to one can't crowd out
+//! the other. When a half is full, a new connection takes the place of the one that has kept the daemon waiting
+//! longest: for headers, for a body, or to take an answer. So a thousand dribbling clients make room for whoever
+//! comes with a request, and a connection whose answer is being worked out is never given up. Answers that are
+//! held open (follow, wait, event streams) are at most half of a transport's connections; where nothing can be
+//! given up, the new connection is told so and closed.
+
+mod io;
+mod listener;
+mod slots;
+
+use std::{convert::Infallible, pin::pin, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Request, Response},
+};
+use futures_util::future::join_all;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+    task::JoinSet,
+    time,
+};
+use tower::ServiceExt;
+
+pub use listener::Listener;
+pub(super) use slots::Place;
+
+use super::{Api, Parts, Shared, access::MAX_HEADERS, logs::Watcher, routes, timing};
+use io::Watched;
+use listener::{Open, Stream};
+use slots::{Busy, Slot, Slots};
+
+/// What hyper takes of headers before it answers 431 itself, without a problem. Above [`MAX_HEADERS`], so that most
+/// who send too many are told in words.
+const HYPER_MAX_HEADERS: usize = 2 * MAX_HEADERS;
+/// What is buffered of one connection, and with it the size of all headers.
+const BUFFER: usize = 64 << 10;
+
+/// Connections at once; half for TCP and half for the unix socket, so that neither can crowd the other out. With 512
+/// there is room left below the usual limit of 1024 descriptors.
+pub(super) const MAX_CONNECTIONS: usize = 512;
+
+/// Serves the control plane until `shutdown`, then lets answers in flight finish, for five seconds at most.
+/// Dropping the future ends everything at once.
+pub async fn serve(listeners: Vec<Listener>, api: Api, shutdown: impl Future<Output = ()>) {
+    let (close, closing) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    let watcher = Watcher::start(&mut tasks)
+        .inspect_err(|error| tracing::warn!(%error, "no inotify instance: output can't be followed"))
+        .ok();
+    let router = routes::router(Shared(Arc::new(Parts { api, watcher, closing: closing.clone() })));
+    let (tcp, unix) = (Slots::new(MAX_CONNECTIONS / 2), Slots::new(MAX_CONNECTIONS / 2));
+    let accepting = listeners.into_iter().filter_map(|listener| {
+        let slots = match listener {
+            Listener::Tcp { .. } => &tcp,
+            Listener::Unix { .. } => &unix,
+        };
+        let address = listener.address();
+        let open =
+            listener.open().inspect_err(|error| tracing::error!(%error, "{address} can't be served")).ok()?;
+        Some(accept(open, Arc::clone(slots), router.clone(), closing.clone()))
+    });
+    let signal = async {
+        shutdown.await;
+        close.send_replace(true);
+    };
+    tokio::join!(join_all(accepting), signal);
+    tasks.shutdown().await;
+}
+
+async fn accept(listener: Open, slots: Arc<Slots>, router: Router, mut closing: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(ended) = connections.join_next() => {
+                report(ended);
+                continue;
+            }
+            _ = closing.wait_for(|closing| *closing) => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => match slots.enter(peer) {
+                Some(slot) => {
+                    connections.spawn(serve_stream(stream, slot, router.clone(), closing.clone()));
+                }
+                None => stream.turn_away(),
+            },
+            Err(error) => {
+                // Out of descriptors, most likely: one comes free when somebody who is slow is let go.
+                tracing::warn!(%error, "a connection could not be accepted");
+                slots.evict_oldest();
+                time::sleep(timing::ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    let finish = async {
+        while let Some(ended) = connections.join_next().await {
+            report(ended);
+        }
+    };
+    if time::timeout(timing::GOODBYE, finish).await.is_err() {
+        tracing::warn!(connections = connections.len(), "connections were cut: their answers took too long");
+        connections.shutdown().await;
+    }
+}
+
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a connection's task panicked; this is a bug of runward");
+    }
+}
+
+async fn serve_stream(stream: Stream, slot: Slot, router: Router, closing: watch::Receiver<bool>) {
+    match stream {
+        Stream::Tcp(stream) => connection(stream, slot, router, closing).await,
+        Stream::Unix(stream) => connection(stream, slot, router, closing).await,
+    }
+}
+
+async fn connection<S>(stream: S, slot: Slot, router: Router, mut closing: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let place = slot.place();
+    let service = service_fn(|request: Request<Incoming>| {
+        let router = router.clone();
+        let place = Arc::clone(&place);
+        async move {
+            let busy = Busy::new(&place);
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(place);
+            let response: Response<Body> = match router.oneshot(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            };
+            Ok::<_, Infallible>(response.map(|body| busy.during(body)))
+        }
+    });
+    let io = TokioIo::new(Watched::new(stream, Arc::clone(&place)));
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(timing::HEADERS)
+            .max_headers(HYPER_MAX_HEADERS)
+            .max_buf_size(BUFFER)
+            .serve_connection(io, service)
+    );
+    let mut leaving = false;
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            () = place.evicted() => return,
+            _ = closing.wait_for(|closing| *closing), if !leaving => {
+                leaving = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, peer = %place.peer, "a connection ended badly");
+    }
+}

@@ -1,0 +1,278 @@
+//! The connections of one transport: how many, and who goes when they are too many.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use axum::body::{Body, Bytes};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use crate::http::{
+    access::Peer,
+    problem::{Kind, Problem},
+};
+
+/// The connections of one transport.
+pub(super) struct Slots {
+    limit: usize,
+    taken: Mutex<Taken>,
+    /// Answers that may be held open.
+    held: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct Taken {
+    next: u64,
+    places: HashMap<u64, Arc<Place>>,
+}
+
+/// A connection's place among those of its transport.
+pub(in crate::http) struct Place {
+    /// Who is at the other end.
+    pub(in crate::http) peer: Peer,
+    held: Arc<Semaphore>,
+    waits: Mutex<Waits>,
+    evicted: Notify,
+}
+
+/// Since when the daemon waits for the client. Two clocks: an answer may be complete, and its last bytes not taken.
+struct Waits {
+    /// For a request or the rest of one.
+    request: Option<Instant>,
+    /// To take what was written.
+    room: Option<Instant>,
+}
+
+/// The right to a place; it is free again when this is dropped.
+pub(super) struct Slot {
+    slots: Arc<Slots>,
+    number: u64,
+    place: Arc<Place>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Slots {
+    pub(super) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, taken: Mutex::default(), held: Arc::new(Semaphore::new((limit / 2).max(1))) })
+    }
+
+    /// A place for a new connection, if need be that of the connection that has kept us waiting longest; `None` if
+    /// all are being served.
+    pub(super) fn enter(self: &Arc<Self>, peer: Peer) -> Option<Slot> {
+        let place = Arc::new(Place {
+            peer,
+            held: Arc::clone(&self.held),
+            waits: Mutex::new(Waits { request: Some(Instant::now()), room: None }),
+            evicted: Notify::new(),
+        });
+        let mut taken = lock(&self.taken);
+        if taken.places.len() >= self.limit && !taken.evict_oldest() {
+            return None;
+        }
+        let number = taken.next;
+        taken.next += 1;
+        taken.places.insert(number, Arc::clone(&place));
+        Some(Slot { slots: Arc::clone(self), number, place })
+    }
+
+    /// Lets the connection go that has kept us waiting longest, if there is one.
+    pub(super) fn evict_oldest(&self) {
+        lock(&self.taken).evict_oldest();
+    }
+}
+
+impl Taken {
+    fn evict_oldest(&mut self) -> bool {
+        let waiting = self.places.iter().filter_map(|(number, place)| Some((place.waits_since()?, *number)));
+        let Some((_, number)) = waiting.min() else { return false };
+        if let Some(place) = self.places.remove(&number) {
+            place.evicted.notify_one();
+        }
+        true
+    }
+}
+
+impl Place {
+    fn waits_since(&self) -> Option<Instant> {
+        let waits = lock(&self.waits);
+        waits.request.into_iter().chain(waits.room).min()
+    }
+
+    /// Resolves when the place was given to another.
+    pub(super) async fn evicted(&self) {
+        self.evicted.notified().await;
+    }
+
+    /// From now on the daemon waits for the rest of a request, until what is returned is dropped.
+    pub(in crate::http) fn reading(&self) -> impl Drop + '_ {
+        lock(&self.waits).request = Some(Instant::now());
+        Reading(self)
+    }
+
+    /// Whether the client takes what is written.
+    pub(super) fn takes(&self, takes: bool) {
+        let mut waits = lock(&self.waits);
+        match takes {
+            true => waits.room = None,
+            false => {
+                waits.room.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    /// The right to hold an answer open for long.
+    ///
+    /// # Errors
+    /// A [`Problem`] when as many are open as may be.
+    pub(in crate::http) fn hold(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        Arc::clone(&self.held).try_acquire_owned().map_err(|_| {
+            Problem::new(
+                Kind::TooManyConnections,
+                "as many answers are held open (follow, wait, event streams) as may be; ask without, or later",
+            )
+        })
+    }
+}
+
+struct Reading<'a>(&'a Place);
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.waits).request = None;
+    }
+}
+
+impl Slot {
+    pub(super) fn place(&self) -> Arc<Place> {
+        Arc::clone(&self.place)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        lock(&self.slots.taken).places.remove(&self.number);
+    }
+}
+
+/// The daemon works on a request, until its answer is complete.
+pub(super) struct Busy(Arc<Place>);
+
+impl Busy {
+    pub(super) fn new(place: &Arc<Place>) -> Self {
+        lock(&place.waits).request = None;
+        Self(Arc::clone(place))
+    }
+
+    /// Stays so as long as this body lives.
+    pub(super) fn during(self, body: Body) -> Answer {
+        Answer { body, _busy: self }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        lock(&self.0.waits).request = Some(Instant::now());
+    }
+}
+
+/// The body of an answer.
+pub(super) struct Answer {
+    body: Body,
+    _busy: Busy,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn enter(slots: &Arc<Slots>) -> Option<Slot> {
+        slots.enter(Peer::Unix { uid: 0 })
+    }
+
+    #[test]
+    fn the_one_that_waits_longest_makes_room() {
+        let slots = Slots::new(2);
+        let first = enter(&slots).expect("free");
+        let second = enter(&slots).expect("free");
+        let busy = Busy::new(&first.place);
+        let _third = enter(&slots).expect("takes the place of the second");
+        assert!(!lock(&slots.taken).places.contains_key(&second.number));
+        let _busy_too = Busy::new(&_third.place);
+        assert!(enter(&slots).is_none(), "all are being served");
+        drop(busy);
+        assert!(enter(&slots).is_some(), "the first is idle");
+        drop((first, second));
+    }
+
+    #[test]
+    fn who_does_not_take_his_answer_can_be_let_go() {
+        let slots = Slots::new(1);
+        let slot = enter(&slots).expect("free");
+        let _busy = Busy::new(&slot.place);
+        assert!(enter(&slots).is_none());
+        slot.place.takes(false);
+        slot.place.takes(true);
+        assert!(enter(&slots).is_none());
+        slot.place.takes(false);
+        assert!(enter(&slots).is_some());
+    }
+
+    #[test]
+    fn who_dribbles_a_body_can_be_let_go() {
+        let slots = Slots::new(1);
+        let slot = enter(&slots).expect("free");
+        let _busy = Busy::new(&slot.place);
+        let reading = slot.place.reading();
+        drop(reading);
+        assert!(enter(&slots).is_none());
+        let _reading = slot.place.reading();
+        assert!(enter(&slots).is_some());
+    }
+
+    #[test]
+    fn a_place_is_free_when_its_connection_ends() {
+        let slots = Slots::new(1);
+        let slot = enter(&slots).expect("free");
+        let _busy = Busy::new(&slot.place);
+        drop(slot);
+        assert!(enter(&slots).is_some());
+    }
+
+    #[test]
+    fn half_may_be_held_open() {
+        let slots = Slots::new(4);
+        let slot = enter(&slots).expect("free");
+        let held: Vec<_> = (0..2).map(|_| slot.place.hold().expect("free")).collect();
+        assert_eq!(slot.place.hold().err().map(|problem| problem.kind()), Some(Kind::TooManyConnections));
+        drop(held);
+        assert!(slot.place.hold().is_ok());
+    }
+}

@@ -1,0 +1,18 @@
+//! The vocabulary of a job: what was asked for, what became of it, and the one function that turns an
+//! event into a state. No I/O, no clock, no threads.
+
+mod event;
+mod id;
+mod record;
+mod spec;
+mod state;
+mod transition;
+
+pub use event::{
+    Action, CancelReason, CloseFacts, Event, EventKind, Exit, OutputFacts, Requester, RequeueReason,
+};
+pub use id::{AttemptKey, ParseIdError, RunnerId};
+pub use record::{Attempt, Drain, Failure, Receipt, Record, Run, Step};
+pub use spec::{Command, Job, OnLost, Script, Spec};
+pub use state::{AttemptState, Outcome, State};
+pub use transition::{Illegal, apply, create, replay};

@@ -1,0 +1,133 @@
+//! What was asked for. These are the stored types: HTTP has its own and converts.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::state::words;
+
+/// A submission, complete with the defaults that were in force when it was accepted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    /// What to do.
+    pub job: Job,
+    /// A name for people; need not be unique.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The queue it waits in.
+    pub queue: String,
+    /// Higher goes first; equal ones go in the order of their acceptance.
+    #[serde(default)]
+    pub priority: i32,
+    /// Labels to find it by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Variables over those of the shared context; a process sees them in its environment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub context: BTreeMap<String, String>,
+    /// How long an attempt may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+    /// How long the main task may clean up after a cancellation. `None`: the daemon's default, and on a
+    /// shutdown all the time there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel_grace: Option<Duration>,
+    /// How long the executor may drain.
+    pub drain_timeout: Duration,
+    /// What to do when the daemon or the host dies under it.
+    #[serde(default)]
+    pub on_lost: OnLost,
+    /// The Runner's debug mode; `None` follows the daemon's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debug: Option<bool>,
+}
+
+/// The kinds of job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Job {
+    /// A program and its arguments.
+    Command(Command),
+    /// A shell script.
+    Script(Script),
+}
+
+impl Job {
+    /// The word for its kind.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Command(_) => "command",
+            Self::Script(_) => "script",
+        }
+    }
+
+    /// The signal that asks its processes to stop.
+    pub fn stop_signal(&self) -> &str {
+        match self {
+            Self::Command(Command { stop_signal, .. }) | Self::Script(Script { stop_signal, .. }) => {
+                stop_signal.as_deref().unwrap_or("TERM")
+            }
+        }
+    }
+}
+
+/// A program, executed without a shell.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Command {
+    /// The program, looked up in the job's `PATH`, and its arguments. Never empty.
+    pub argv: Vec<String>,
+    /// Environment, over the allow-list and the context.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Working directory; the default is `/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<PathBuf>,
+    /// What it reads on its standard input; the default is nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<String>,
+    /// The user to run as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The signal that asks it to stop, without `SIG`; the default is `TERM`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<String>,
+}
+
+/// A script. Its `#!` line chooses the interpreter; without one it is `/bin/sh`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Script {
+    /// The script itself.
+    pub source: String,
+    /// Arguments, `$1` and so on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// As for a command.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// As for a command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<PathBuf>,
+    /// As for a command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<String>,
+    /// As for a command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// As for a command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<String>,
+}
+
+words! {
+    /// What happens to a job that was lost.
+    #[derive(Default)]
+    OnLost {
+        /// It closes as `lost`.
+        #[default]
+        Fail = "fail",
+        /// It is queued again, as a new attempt.
+        Requeue = "requeue",
+        /// It is queued again but held until somebody decides.
+        Hold = "hold",
+    }
+}

@@ -1,0 +1,417 @@
+//! Settings: the defaults, a file, the environment, the command line; the last one that has a value wins.
+//! An unknown key or a bad value is refused by name, with where it came from.
+
+use std::{
+    env,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use config::{Config, Environment, File, FileFormat, Map, Source, Value, ValueKind};
+
+use crate::text;
+
+/// The commented file that operators get is where the defaults are written, and nowhere else.
+const COMMENTED: &str = include_str!("../config/runward.toml");
+
+/// The variables that set something: `RUNWARD__JOBS__MAX_RUNNING`.
+const PREFIX: &str = "RUNWARD";
+
+/// Everything an operator decides.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Where jobs, records and output are kept.
+    pub state_dir: PathBuf,
+    /// Where the API is served.
+    pub listen: Vec<Listen>,
+    /// Jobs that run at once.
+    pub max_running: usize,
+    /// Jobs that may wait.
+    pub max_queued: usize,
+    /// The grace of a job that sets none.
+    pub cancel_grace: Duration,
+    /// The drain of a job that sets none.
+    pub drain_timeout: Duration,
+    /// How long a shutdown may take.
+    pub shutdown_timeout: Duration,
+    /// The size of a file of output.
+    pub segment_bytes: u64,
+    /// All output of an attempt that is kept.
+    pub max_bytes_per_attempt: u64,
+    /// Whether each job must have a cgroup.
+    pub require_cgroup: bool,
+    /// The largest body of a request.
+    pub max_body_bytes: usize,
+    /// Names by which clients may call the daemon.
+    pub allowed_hosts: Vec<String>,
+    /// What is logged.
+    pub log_filter: String,
+    /// How it is logged.
+    pub log_format: LogFormat,
+}
+
+/// An address to serve the API at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// A unix socket; a relative path is in the state directory.
+    Unix(PathBuf),
+    /// TCP, on loopback.
+    Tcp(SocketAddr),
+}
+
+/// How the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// What the command line sets. `None`: not given.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `--config`
+    pub config: Option<PathBuf>,
+    /// `--state-dir`
+    pub state_dir: Option<PathBuf>,
+    /// `--listen`, any number of times.
+    pub listen: Vec<String>,
+}
+
+/// What is wrong with the settings.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A file can't be read or is not TOML.
+    #[error("{path}: {reason}")]
+    File {
+        /// Which.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// There is no such setting.
+    #[error("{origin}: there is no setting `{key}`{hint}")]
+    Unknown {
+        /// Where it was found.
+        origin: String,
+        /// The key.
+        key: String,
+        /// What may have been meant.
+        hint: String,
+    },
+    /// A value that will not do.
+    #[error("{origin}: `{key}` is {found}, but must be {expected}")]
+    Bad {
+        /// Where it was found.
+        origin: String,
+        /// The key.
+        key: &'static str,
+        /// What was found.
+        found: String,
+        /// What would do.
+        expected: String,
+    },
+    /// No place for the state is known.
+    #[error("no state directory: set --state-dir, or HOME or XDG_STATE_HOME")]
+    NoStateDir,
+}
+
+/// Loads the settings.
+///
+/// # Errors
+/// [`SettingsError`]: the first thing that is wrong, by name.
+pub fn load(flags: &Flags) -> Result<Settings, SettingsError> {
+    let layers = Layers::collect(flags)?;
+    let listen = layers.strings("listen")?;
+    Ok(Settings {
+        state_dir: match layers.text("state_dir")?.as_str() {
+            "auto" => default_state_dir()?,
+            path => PathBuf::from(path),
+        },
+        listen: listen
+            .iter()
+            .map(|text| text.parse().map_err(|expected| layers.bad("listen", text, expected)))
+            .collect::<Result<_, _>>()?,
+        max_running: match layers.text("jobs.max_running")?.as_str() {
+            "auto" => 4 * std::thread::available_parallelism().map_or(1, usize::from),
+            _ => layers.number("jobs.max_running", 1, 1_000_000)? as usize,
+        },
+        max_queued: layers.number("jobs.max_queued", 1, 100_000_000)? as usize,
+        cancel_grace: layers.duration("jobs.cancel_grace")?,
+        drain_timeout: layers.duration("jobs.drain_timeout")?,
+        shutdown_timeout: layers.duration("shutdown.timeout")?,
+        segment_bytes: layers.number("logs.segment_bytes", 64 << 10, 1 << 40)?,
+        max_bytes_per_attempt: layers.number("logs.max_bytes_per_attempt", 64 << 10, 1 << 50)?,
+        require_cgroup: layers.word("process.min_containment", &[("subreaper", false), ("cgroup2", true)])?,
+        max_body_bytes: layers.number("http.max_body_bytes", 1 << 10, 64 << 20)? as usize,
+        allowed_hosts: layers.strings("http.allowed_hosts")?,
+        log_filter: layers.text("telemetry.filter")?,
+        log_format: layers.word(
+            "telemetry.format",
+            &[("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)],
+        )?,
+    })
+}
+
+/// The defaults as a TOML document: the commented file with its settings uncommented.
+fn defaults() -> String {
+    let is_setting = |line: &str| line.as_bytes().get(1).is_some_and(u8::is_ascii_lowercase);
+    COMMENTED
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(setting) if is_setting(line) => setting,
+            Some(_) | None => line,
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// All the places a value can come from, flat: `jobs.max_running`.
+struct Layers(Vec<(String, Map<String, Value>)>);
+
+impl Layers {
+    fn collect(flags: &Flags) -> Result<Self, SettingsError> {
+        let mut layers = vec![("built-in defaults".into(), parse("built-in defaults", &defaults())?)];
+        if let Some(path) = config_file(flags) {
+            let origin = path.display().to_string();
+            let text = std::fs::read_to_string(&path)
+                .map_err(|error| SettingsError::File { path: origin.clone(), reason: error.to_string() })?;
+            layers.push((origin.clone(), parse(&origin, &text)?));
+        }
+        layers.push(("the environment".into(), environment()));
+        layers.push(("the command line".into(), command_line(flags)));
+        let known = layers[0].1.keys().cloned().collect::<Vec<_>>();
+        for (origin, values) in &layers {
+            if let Some(key) = values.keys().find(|key| !known.contains(key)) {
+                return Err(unknown(origin, key, &known));
+            }
+        }
+        Ok(Self(layers))
+    }
+
+    fn get(&self, key: &str) -> (&str, &Value) {
+        self.0
+            .iter()
+            .rev()
+            .find_map(|(origin, values)| Some((origin.as_str(), values.get(key)?)))
+            .expect("every key has a default")
+    }
+
+    fn bad(&self, key: &'static str, found: &str, expected: impl Into<String>) -> SettingsError {
+        let origin = self.get(key).0.to_owned();
+        SettingsError::Bad { origin, key, found: format!("{found:?}"), expected: expected.into() }
+    }
+
+    fn text(&self, key: &'static str) -> Result<String, SettingsError> {
+        let value = self.get(key).1;
+        value.clone().into_string().map_err(|_| self.bad(key, &value.to_string(), "a text"))
+    }
+
+    fn strings(&self, key: &'static str) -> Result<Vec<String>, SettingsError> {
+        let value = self.get(key).1;
+        if let ValueKind::String(text) = &value.kind {
+            // The environment has no lists.
+            return Ok(text
+                .split(',')
+                .map(|part| part.trim().to_owned())
+                .filter(|part| !part.is_empty())
+                .collect());
+        }
+        let list =
+            value.clone().into_array().map_err(|_| self.bad(key, &value.to_string(), "a list of texts"))?;
+        list.into_iter()
+            .map(|item| match &item.kind {
+                ValueKind::String(text) => Ok(text.clone()),
+                other => Err(self.bad(key, &other.to_string(), "a list of texts")),
+            })
+            .collect()
+    }
+
+    fn number(&self, key: &'static str, min: u64, max: u64) -> Result<u64, SettingsError> {
+        let text = self.text(key)?;
+        let number = text.parse().ok().filter(|number| (min..=max).contains(number));
+        number.ok_or_else(|| self.bad(key, &text, format!("a whole number from {min} to {max}")))
+    }
+
+    fn duration(&self, key: &'static str) -> Result<Duration, SettingsError> {
+        let text = self.text(key)?;
+        parse_duration(&text)
+            .ok_or_else(|| self.bad(key, &text, r#"a duration such as "30s", "5m" or "1h30m""#))
+    }
+
+    fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Result<T, SettingsError> {
+        let text = self.text(key)?;
+        let known = words.iter().find(|(word, _)| *word == text);
+        known.map(|(_, value)| *value).ok_or_else(|| {
+            let words: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+            self.bad(key, &text, format!("one of {}", words.join(", ")))
+        })
+    }
+}
+
+/// A duration such as `30s`, `5m`, `1h30m` or a number of seconds; `None` for anything else, and for more than
+/// ten years.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    const MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
+    let text = text.trim();
+    let duration = match text.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
+        Err(_) => Duration::try_from(text.parse::<jiff::SignedDuration>().ok()?).ok()?,
+    };
+    (duration <= MAX).then_some(duration)
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const FORMS: &str = r#""unix:PATH", "127.0.0.1:PORT" or "[::1]:PORT""#;
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() { Err(FORMS.into()) } else { Ok(Self::Unix(path.into())) };
+        }
+        let address: SocketAddr =
+            text.replace("localhost:", "127.0.0.1:").parse().map_err(|_| FORMS.to_owned())?;
+        if address.ip().is_loopback() {
+            Ok(Self::Tcp(address))
+        } else {
+            Err(format!("{FORMS}: whoever can submit a job can execute code, and there is no TLS yet"))
+        }
+    }
+}
+
+fn parse(origin: &str, text: &str) -> Result<Map<String, Value>, SettingsError> {
+    let refused = |error: config::ConfigError| SettingsError::File {
+        path: origin.to_owned(),
+        reason: error.to_string().trim().replace('\n', "; "),
+    };
+    let parsed =
+        Config::builder().add_source(File::from_str(text, FileFormat::Toml)).build().map_err(refused)?;
+    let mut flat = Map::new();
+    flatten("", parsed.collect().map_err(refused)?, &mut flat);
+    Ok(flat)
+}
+
+fn environment() -> Map<String, Value> {
+    let source = Environment::with_prefix(PREFIX).prefix_separator("__").separator("__");
+    let mut flat = Map::new();
+    // It only fails for a variable that is not Unicode, and such a one is none of ours.
+    flatten("", source.collect().unwrap_or_default(), &mut flat);
+    flat
+}
+
+fn command_line(flags: &Flags) -> Map<String, Value> {
+    let mut values = Map::new();
+    if let Some(path) = &flags.state_dir {
+        values.insert("state_dir".into(), Value::new(None, path.display().to_string()));
+    }
+    if !flags.listen.is_empty() {
+        values.insert("listen".into(), Value::new(None, flags.listen.clone()));
+    }
+    values
+}
+
+fn flatten(prefix: &str, values: Map<String, Value>, flat: &mut Map<String, Value>) {
+    for (key, value) in values {
+        let key = format!("{prefix}{key}");
+        match value.kind {
+            ValueKind::Table(table) => flatten(&format!("{key}."), table, flat),
+            _ => drop(flat.insert(key, value)),
+        }
+    }
+}
+
+fn unknown(origin: &str, key: &str, known: &[String]) -> SettingsError {
+    let elsewhere = known.iter().find(|known| known.rsplit('.').next() == key.rsplit('.').next());
+    let meant =
+        elsewhere.map(String::as_str).or_else(|| text::closest(known.iter().map(String::as_str), key));
+    let hint = meant.map_or_else(String::new, |known| format!("; did you mean `{known}`?"));
+    SettingsError::Unknown { origin: origin.to_owned(), key: key.to_owned(), hint }
+}
+
+fn config_file(flags: &Flags) -> Option<PathBuf> {
+    if flags.config.is_some() {
+        return flags.config.clone();
+    }
+    let system = Path::new("/etc/runward/runward.toml");
+    let own = || Some(home("XDG_CONFIG_HOME", ".config")?.join("runward/runward.toml"));
+    let path = if nix::unistd::geteuid().is_root() { system.to_owned() } else { own()? };
+    path.exists().then_some(path)
+}
+
+fn default_state_dir() -> Result<PathBuf, SettingsError> {
+    if let Some(path) = env::var_os("STATE_DIRECTORY").filter(|path| !path.is_empty()) {
+        return Ok(path.into());
+    }
+    if nix::unistd::geteuid().is_root() {
+        return Ok("/var/lib/runward".into());
+    }
+    Ok(home("XDG_STATE_HOME", ".local/state").ok_or(SettingsError::NoStateDir)?.join("runward"))
+}
+
+fn home(variable: &str, below_home: &str) -> Option<PathBuf> {
+    let set = |name| env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+    set(variable).or_else(|| Some(set("HOME")?.join(below_home)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(text: &str) -> Result<Settings, SettingsError> {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), text).expect("written");
+        load(&Flags { config: Some(file.path().into()), state_dir: Some("/x".into()), listen: Vec::new() })
+    }
+
+    #[test]
+    fn every_default_stands_commented_in_the_file_and_loads() {
+        let settings = with("").expect("the defaults load");
+        assert_eq!(settings.cancel_grace, Duration::from_secs(30));
+        assert_eq!(settings.drain_timeout, Duration::from_secs(300));
+        assert_eq!(settings.shutdown_timeout, Duration::from_secs(300));
+        assert_eq!(settings.max_body_bytes, 1 << 20);
+        assert_eq!(
+            settings.listen,
+            [Listen::Unix("api.sock".into()), Listen::Tcp("127.0.0.1:7711".parse().expect("an address"))]
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name_and_with_its_file() {
+        let error = with("[jobs]\nmax_runing = 3\n").expect_err("refused").to_string();
+        assert!(
+            error.contains("`jobs.max_runing`") && error.contains("did you mean `jobs.max_running`"),
+            "{error}"
+        );
+        assert!(error.starts_with('/'), "it names the file: {error}");
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_with_what_would_do() {
+        for (text, expected) in [
+            ("[jobs]\ncancel_grace = \"soon\"", "a duration such as"),
+            ("[jobs]\nmax_running = 0", "a whole number from 1"),
+            ("[process]\nmin_containment = \"vm\"", "one of \"subreaper\", \"cgroup2\""),
+            ("listen = [\"0.0.0.0:80\"]", "there is no TLS yet"),
+            ("listen = [1]", "a list of texts"),
+        ] {
+            let error = with(text).expect_err(text).to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn durations_are_texts_or_seconds() {
+        assert_eq!(parse_duration("1h30m"), Some(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("2.5"), Some(Duration::from_millis(2500)));
+        assert_eq!(parse_duration("300ms"), Some(Duration::from_millis(300)));
+        for bad in ["", "-1s", "-1", "NaN", "inf", "1e300", "five", "99999999h"] {
+            assert_eq!(parse_duration(bad), None, "{bad}");
+        }
+    }
+}

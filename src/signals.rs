@@ -1,0 +1,86 @@
+//! Signals to the daemon, read on a thread of their own: they are heard when every runtime worker is stuck.
+
+use std::{io, thread, time::Duration};
+
+use signal_hook::{
+    consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM},
+    iterator::{Handle, Signals},
+};
+use tokio::sync::mpsc;
+
+use crate::{daemon::Code, process::reap, supervisor::Urgent};
+
+/// After a second signal the supervisor has this long to kill everything and to record it. It gives up by
+/// itself before that; this is for a supervisor that is stuck.
+const FORCED: Duration = Duration::from_millis(480);
+
+/// The signal thread. It ends when this is dropped.
+#[derive(Debug)]
+pub struct SignalThread {
+    handle: Handle,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl SignalThread {
+    /// Starts listening. `keeper`: the child whose end somebody else waits for.
+    ///
+    /// # Errors
+    /// When the handlers or the thread can't be had.
+    pub fn start(urgent: mpsc::Sender<Urgent>, keeper: i32) -> io::Result<Self> {
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let is_init = std::process::id() == 1;
+        if is_init {
+            // Orphans of the whole container are handed to us.
+            signals.add_signal(SIGCHLD)?;
+        }
+        let handle = signals.handle();
+        let thread = thread::Builder::new().name("runward-signals".into()).spawn(move || {
+            let mut stops = 0;
+            for signal in signals.forever() {
+                match signal {
+                    SIGCHLD => drop(reap::strays(&[keeper])),
+                    SIGHUP => tracing::info!("SIGHUP: settings are read at start only; nothing was changed"),
+                    stop => {
+                        stops += 1;
+                        stopped(stops, stop, &urgent);
+                    }
+                }
+            }
+        })?;
+        Ok(Self { handle, thread: Some(thread) })
+    }
+}
+
+impl Drop for SignalThread {
+    fn drop(&mut self) {
+        self.handle.close();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the signal thread panicked");
+        }
+    }
+}
+
+/// The first drains, the second forces, the third ends the process whatever it is doing.
+fn stopped(count: u32, signal: i32, urgent: &mpsc::Sender<Urgent>) {
+    let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
+    if count >= 3 {
+        leave(Code::Forced);
+    }
+    // Full only if the supervisor is stuck; then the thread below ends the process.
+    drop(urgent.try_send(Urgent::Signal(name)));
+    if count == 2 {
+        let timer = thread::Builder::new().name("runward-forced".into()).spawn(|| {
+            thread::sleep(FORCED);
+            leave(Code::Forced);
+        });
+        if timer.is_err() {
+            leave(Code::Forced);
+        }
+    }
+}
+
+/// Ends the process where it stands. Every lifeline closes with it, so every tree dies, and the next start
+/// records it.
+fn leave(code: Code) -> ! {
+    signal_hook::low_level::exit(i32::from(code as u8))
+}

@@ -1,0 +1,197 @@
+//! The state directory: ours alone, one daemon at a time.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Read, Write},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::libc;
+use serde::{Deserialize, Serialize};
+
+/// An open, locked state directory. Dropping it lets another daemon have it.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// What `daemon.json` tells clients of a running daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonFile {
+    /// Its process id.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// The addresses it really bound: `unix:/path`, `127.0.0.1:7711`.
+    pub listen: Vec<String>,
+}
+
+/// Why the state directory can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateDirError {
+    /// It can't be made or read.
+    #[error("the state directory {path} can't be used: {error}; choose another with --state-dir")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// It is not private.
+    #[error(
+        "the state directory {path} {problem}; make it a directory of user {uid} with mode 0700, or choose another with --state-dir"
+    )]
+    NotPrivate {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+        /// Who it should belong to.
+        uid: u32,
+    },
+    /// Another daemon has it.
+    #[error(
+        "the state directory {path} is in use by the runward daemon with pid {pid}; stop that one, or choose another with --state-dir"
+    )]
+    InUse {
+        /// Which.
+        path: PathBuf,
+        /// By whom.
+        pid: String,
+    },
+}
+
+impl StateDir {
+    /// Makes the directory if need be, checks that nobody else can reach into it, and locks it.
+    ///
+    /// # Errors
+    /// [`StateDirError`].
+    pub fn open(path: &Path) -> Result<Self, StateDirError> {
+        let io = |error| StateDirError::Io { path: path.to_owned(), error };
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(io)?;
+        }
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(io(error)),
+            Ok(()) | Err(_) => {}
+        }
+        check_private(path)?;
+        let path = path.canonicalize().map_err(io)?;
+        let lock = lock(&path)?;
+        for name in ["logs"] {
+            match DirBuilder::new().mode(0o700).create(path.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(io(error)),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// The directory, without links.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the store is.
+    pub fn database(&self) -> PathBuf {
+        self.path.join("runward.db")
+    }
+
+    /// Where output goes.
+    pub fn logs(&self) -> PathBuf {
+        self.path.join("logs")
+    }
+
+    /// Whether there is output of earlier jobs.
+    pub fn has_logs(&self) -> bool {
+        fs::read_dir(self.logs()).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
+    /// Waits until every process of an earlier daemon's jobs is dead and every spooled exit complete: its
+    /// keeper and shims hold this lock as long as they live.
+    ///
+    /// # Errors
+    /// The file's or the lock's.
+    pub fn lock_children(&self) -> io::Result<OwnedFd> {
+        let file = open_private(&self.path.join("children.lock"))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                tracing::info!("waiting for the jobs of an earlier daemon to be dead");
+                file.lock()?;
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        Ok(file.into())
+    }
+
+    /// Tells clients of this daemon.
+    ///
+    /// # Errors
+    /// The file's.
+    pub fn publish(&self, daemon: &DaemonFile) -> io::Result<()> {
+        let (path, new) = (self.path.join("daemon.json"), self.path.join("daemon.json.new"));
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(&serde_json::to_vec_pretty(daemon)?)?;
+        fs::rename(new, path)
+    }
+
+    /// Takes that back.
+    pub fn withdraw(&self) {
+        if let Err(error) = fs::remove_file(self.path.join("daemon.json")) {
+            tracing::debug!(%error, "daemon.json could not be removed");
+        }
+    }
+}
+
+fn check_private(path: &Path) -> Result<(), StateDirError> {
+    let metadata =
+        fs::symlink_metadata(path).map_err(|error| StateDirError::Io { path: path.to_owned(), error })?;
+    let uid = nix::unistd::geteuid().as_raw();
+    let problem = if metadata.is_symlink() {
+        "is a symbolic link".into()
+    } else if !metadata.is_dir() {
+        "is not a directory".into()
+    } else if metadata.uid() != uid {
+        format!("belongs to user {}", metadata.uid())
+    } else if metadata.mode() & 0o077 != 0 {
+        format!("has mode {:04o}", metadata.mode() & 0o7777)
+    } else {
+        return Ok(());
+    };
+    Err(StateDirError::NotPrivate { path: path.to_owned(), problem, uid })
+}
+
+fn lock(path: &Path) -> Result<File, StateDirError> {
+    let io = |error| StateDirError::Io { path: path.to_owned(), error };
+    let mut file = open_private(&path.join("daemon.lock")).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => {
+            file.set_len(0).map_err(io)?;
+            file.write_all(std::process::id().to_string().as_bytes()).map_err(io)?;
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            file.read_to_string(&mut pid).map_err(io)?;
+            Err(StateDirError::InUse { path: path.to_owned(), pid })
+        }
+        Err(TryLockError::Error(error)) => Err(io(error)),
+    }
+}
+
+fn open_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+}

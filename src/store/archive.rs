@@ -1,0 +1,242 @@
+//! Reading: by anybody at any time, off the async workers.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+};
+
+use rusqlite::{Connection, OptionalExtension, ToSql, params_from_iter};
+use tokio::sync::oneshot;
+
+use super::{
+    OpenError, connect_readonly,
+    rows::{event_from_row, id_from_row, id_to_row, record_from_row},
+};
+use crate::{
+    job::{self, Event, Record, RunnerId, State},
+    supervisor::{Archive, Filter, ReadError, Reading, ports::Records},
+};
+
+/// Two readers, so that a long page does not hold up a short look-up.
+const READERS: usize = 2;
+
+/// Reads that may wait for a reader. Each belongs to a request, and requests are bounded by the connections.
+const READS: usize = 1024;
+
+type Read = Box<dyn FnOnce(&Connection) + Send>;
+
+/// Threads that read.
+#[derive(Clone, Debug)]
+pub struct Readers {
+    reads: mpsc::SyncSender<Read>,
+}
+
+impl Readers {
+    /// Starts them. They end when the last clone is dropped.
+    ///
+    /// # Errors
+    /// SQLite's, or that of a thread that can't be started.
+    pub fn start(path: &Path) -> Result<Self, OpenError> {
+        let (reads, receiver) = mpsc::sync_channel::<Read>(READS);
+        let receiver = Arc::new(Mutex::new(receiver));
+        for number in 0..READERS {
+            let connection = connect_readonly(path)?;
+            let receiver = Arc::clone(&receiver);
+            thread::Builder::new()
+                .name(format!("runward-read-{number}"))
+                .spawn(move || {
+                    loop {
+                        let read = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                        match read {
+                            Ok(read) => read(&connection),
+                            Err(mpsc::RecvError) => break,
+                        }
+                    }
+                })
+                .map_err(|error| OpenError::Damaged(format!("no thread to read it: {error}")))?;
+        }
+        Ok(Self { reads })
+    }
+
+    fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Reading<T> {
+        let (answer, result) = oneshot::channel();
+        let read: Read = Box::new(move |connection| {
+            // Whoever asked may have gone.
+            drop(answer.send(query(connection)));
+        });
+        let sent = self.reads.try_send(read);
+        Box::pin(async move {
+            sent.map_err(|_| ReadError("too many reads are waiting".into()))?;
+            let result = result.await.map_err(|_| ReadError("a reader thread has ended".into()))?;
+            result.map_err(|error| ReadError(error.to_string()))
+        })
+    }
+}
+
+impl Archive for Readers {
+    fn record(&self, id: RunnerId) -> Reading<Option<Record>> {
+        self.read(move |connection| record(connection, id))
+    }
+
+    fn list(&self, filter: Filter) -> Reading<Vec<Record>> {
+        self.read(move |connection| list(connection, &filter))
+    }
+
+    fn events(&self, after: u64, runner: Option<RunnerId>, limit: usize) -> Reading<Vec<Event>> {
+        self.read(move |connection| match runner {
+            None => connection
+                .prepare_cached(
+                    "SELECT seq, runner, at, data FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+                )?
+                .query_map((after, limit), event_from_row)?
+                .collect(),
+            Some(id) => connection
+                .prepare_cached(
+                    "SELECT seq, runner, at, data FROM events WHERE runner = ?3 AND seq > ?1 ORDER BY seq LIMIT ?2",
+                )?
+                .query_map((after, limit, id_to_row(id)), event_from_row)?
+                .collect(),
+        })
+    }
+
+    fn keyed(&self, key: String) -> Reading<Option<(RunnerId, [u8; 32])>> {
+        self.read(move |connection| {
+            connection
+                .prepare_cached("SELECT runner, body FROM keys WHERE key = ?1")?
+                .query_row([key], |row| Ok((id_from_row(row, 0)?, row.get(1)?)))
+                .optional()
+        })
+    }
+}
+
+/// Single records, for the supervisor's own thread.
+#[derive(Debug)]
+pub struct Lookup(Connection);
+
+/// A Runner that waited when the daemon ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    /// Which.
+    pub id: RunnerId,
+    /// Its priority.
+    pub priority: i32,
+    /// The place of its submission.
+    pub submitted_seq: u64,
+    /// Whether it is held until somebody decides.
+    pub held: bool,
+}
+
+impl Lookup {
+    /// Opens the store for look-ups.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Ok(Self(connect_readonly(path)?))
+    }
+
+    /// The Runners that wait, in the order of their submission.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn waiting(&self) -> Result<Vec<Waiting>, OpenError> {
+        let waiting = self
+            .0
+            .prepare(
+                "SELECT id, priority, n, held FROM runners WHERE state <> 'closed' AND state = ?1 ORDER BY n",
+            )?
+            .query_map([State::Queued.as_str()], |row| {
+                let id = id_from_row(row, 0)?;
+                Ok(Waiting { id, priority: row.get(1)?, submitted_seq: row.get(2)?, held: row.get(3)? })
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        Ok(waiting)
+    }
+
+    /// The Runners that neither wait nor are closed. Events are the truth: their records are replayed, and
+    /// damage shows.
+    ///
+    /// # Errors
+    /// SQLite's, and events that do not fit each other.
+    pub fn under_way(&self) -> Result<Vec<Record>, OpenError> {
+        let ids = self
+            .0
+            .prepare("SELECT id FROM runners WHERE state <> 'closed' AND state <> ?1 ORDER BY n")?
+            .query_map([State::Queued.as_str()], |row| id_from_row(row, 0))?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        ids.into_iter().map(|id| self.replay(id)).collect()
+    }
+
+    fn replay(&self, id: RunnerId) -> Result<Record, OpenError> {
+        let events = self
+            .0
+            .prepare_cached("SELECT seq, runner, at, data FROM events WHERE runner = ?1 ORDER BY seq")?
+            .query_map([id_to_row(id)], event_from_row)?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        match job::replay(&events) {
+            Ok(Some(record)) => Ok(record),
+            Ok(None) => Err(OpenError::Damaged(format!("the Runner {id} has no events"))),
+            Err(illegal) => Err(OpenError::Damaged(format!("Runner {id}: {illegal}"))),
+        }
+    }
+}
+
+impl Records for Lookup {
+    fn load(&self, id: RunnerId) -> Option<Record> {
+        record(&self.0, id)
+            .inspect_err(|error| tracing::error!(runner = %id, %error, "a record could not be read"))
+            .ok()
+            .flatten()
+    }
+}
+
+fn record(connection: &Connection, id: RunnerId) -> rusqlite::Result<Option<Record>> {
+    connection
+        .prepare_cached("SELECT record FROM runners WHERE id = ?1")?
+        .query_row([id_to_row(id)], |row| record_from_row(row, 0))
+        .optional()
+}
+
+fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Record>> {
+    let mut sql = String::from("SELECT record FROM runners AS r WHERE true");
+    let mut values: Vec<Box<dyn ToSql>> = Vec::new();
+    let mut one_of = |column: &str, words: Vec<&'static str>| {
+        if words.is_empty() {
+            return;
+        }
+        let marks = vec!["?"; words.len()].join(", ");
+        sql.push_str(&format!(" AND {column} IN ({marks})"));
+        if column == "state" && !words.contains(&State::Closed.as_str()) {
+            // So that the index of those that are not closed serves.
+            sql.push_str(" AND state <> 'closed'");
+        }
+        values.extend(words.into_iter().map(|word| Box::new(word) as Box<dyn ToSql>));
+    };
+    one_of("state", filter.states.iter().map(|state| state.as_str()).collect());
+    one_of("outcome", filter.outcomes.iter().map(|outcome| outcome.as_str()).collect());
+    for (condition, value) in [("queue = ?", &filter.queue), ("name = ?", &filter.name)] {
+        if let Some(value) = value {
+            sql.push_str(&format!(" AND {condition}"));
+            values.push(Box::new(value.clone()));
+        }
+    }
+    for (key, value) in &filter.labels {
+        sql.push_str(" AND EXISTS (SELECT 1 FROM labels AS l WHERE l.key = ? AND l.value = ? AND l.n = r.n)");
+        values.push(Box::new(key.clone()));
+        values.push(Box::new(value.clone()));
+    }
+    if let Some(before) = filter.before {
+        sql.push_str(" AND n < ?");
+        values.push(Box::new(before));
+    }
+    sql.push_str(" ORDER BY n DESC LIMIT ?");
+    values.push(Box::new(filter.limit));
+    connection
+        .prepare_cached(&sql)?
+        .query_map(params_from_iter(values), |row| record_from_row(row, 0))?
+        .collect()
+}

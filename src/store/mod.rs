@@ -1,0 +1,104 @@
+//! The store: an event log in SQLite, with the records as projections written in the same transaction.
+//!
+//! One thread writes ([`Log`]), a few read ([`Readers`]), and the supervisor reads single records by
+//! themselves ([`Lookup`]). Nothing else in the program opens the database file: closing another descriptor
+//! of it would drop SQLite's locks.
+
+mod archive;
+mod log;
+mod rows;
+mod schema;
+
+use std::{path::Path, time::Duration};
+
+use rusqlite::{Connection, OpenFlags};
+
+pub use archive::{Lookup, Readers, Waiting};
+pub use log::Log;
+
+/// Versions before this one can corrupt a WAL database when it is reset (fixed in SQLite 3.51.3).
+const OLDEST_SQLITE: i32 = 3_051_003;
+
+/// Up to this size the whole file is checked at start, in a few milliseconds; beyond it starting would take
+/// noticeably longer, and damage is found when it is read.
+const CHECKED_BYTES: i64 = 32 << 20;
+
+/// Only a reader that is just being closed by another process can hold a lock: the state directory is ours.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// Why the store can't be used. The daemon then refuses to start: it never begins empty over somebody's data.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// SQLite says no.
+    #[error("{0}; restore the file from a backup, or move the whole state directory away to begin anew")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The file belongs to another program.
+    #[error("it is a database of another program; point --state-dir at a directory of runward's own")]
+    NotOurs,
+    /// The file was written by a later version.
+    #[error(
+        "it has schema version {found}, and this runward knows versions up to {known}; use the newer runward again"
+    )]
+    Newer {
+        /// The file's version.
+        found: usize,
+        /// The latest version known.
+        known: usize,
+    },
+    /// The file is damaged.
+    #[error(
+        "it is damaged ({0}); restore the file from a backup, or move the whole state directory away to begin anew"
+    )]
+    Damaged(String),
+    /// There are logs but no records.
+    #[error(
+        "it is empty or missing, but there is output of earlier jobs in `logs`; \
+         restore the file from a backup, or move the whole state directory away to begin anew"
+    )]
+    Vanished,
+    /// The program was built with a SQLite that corrupts.
+    #[error(
+        "this runward was built with SQLite {0}, which can corrupt the store; use SQLite 3.51.3 or later"
+    )]
+    OldSqlite(&'static str),
+}
+
+/// Opens the store for writing, creating or migrating it. `has_logs`: whether there is output of earlier jobs.
+///
+/// # Errors
+/// [`OpenError`]; the file is then as it was.
+pub fn open(path: &Path, has_logs: bool) -> Result<Log, OpenError> {
+    if rusqlite::version_number() < OLDEST_SQLITE {
+        return Err(OpenError::OldSqlite(rusqlite::version()));
+    }
+    let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+    if has_logs && schema::is_empty(&connection)? {
+        return Err(OpenError::Vanished);
+    }
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    check(&connection)?;
+    schema::migrate(&mut connection)?;
+    Ok(Log::new(connection))
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
+
+fn connect_readonly(path: &Path) -> rusqlite::Result<Connection> {
+    connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+fn check(connection: &Connection) -> Result<(), OpenError> {
+    let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+    let page_bytes: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+    if pages.saturating_mul(page_bytes) > CHECKED_BYTES {
+        return Ok(());
+    }
+    let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if found == "ok" { Ok(()) } else { Err(OpenError::Damaged(found)) }
+}

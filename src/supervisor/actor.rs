@@ -1,0 +1,431 @@
+//! Awaits an input, lets the core decide, performs the effects. The only writer of the supervisor's state.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant as TokioInstant, sleep_until},
+};
+
+use super::{
+    core::{Core, Effect, Input, Now, Output, Phase, Token},
+    handle::{Archive, Command, Reply, Stage, Status, Supervisor},
+    hub::Hub,
+    ports::{AppendError, Batch, EventLog, Records, Report, Runners},
+    writer::{Writer, Written},
+};
+use crate::job::{Record, RunnerId};
+
+/// Requests taken from the API and not yet handled. Beyond it callers wait: what they asked for was not
+/// accepted yet.
+const COMMANDS: usize = 1024;
+
+/// Reports of Runners not yet handled. Beyond it a Runner's driver waits with its shim, and nothing is lost.
+pub const REPORTS: usize = 1024;
+
+/// Inputs handled before the effects of the first are performed and a commit is started.
+const TURN: usize = 256;
+
+/// Events that may wait for a commit. Beyond it no request is taken until the store has caught up.
+const UNCOMMITTED: usize = 8192;
+
+/// How long a store that takes nothing is left alone before it is tried again: no event tells of free space.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// How often a shutdown says what it waits for, at most.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+/// The number of a submission among the requests for its Runner.
+const SUBMISSION: u64 = 0;
+
+/// What overtakes all other inputs.
+#[derive(Debug)]
+pub enum Urgent {
+    /// A signal to the daemon: the first drains, the second forces.
+    Signal(&'static str),
+    /// Nothing can be supervised any more: end at once, and recover at the next start.
+    Fatal(Fatal),
+}
+
+/// What ends the daemon without a clean shutdown.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fatal {
+    /// The keeper died, and with it every job.
+    #[error("the keeper process died")]
+    KeeperDied,
+    /// Nobody knows what the store holds.
+    #[error("{0}")]
+    StoreBroken(String),
+}
+
+/// How the supervisor ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// After a signal, with everything closed and recorded. `forced`: a second signal came.
+    Drained {
+        /// Whether force was needed.
+        forced: bool,
+    },
+    /// The time was up; these did not end.
+    Abandoned(Vec<RunnerId>),
+    /// See [`Fatal`].
+    Fatal(Fatal),
+}
+
+/// The supervisor's actor. [`Actor::run`] it to the end.
+pub struct Actor<R, S> {
+    core: Core,
+    runners: R,
+    records: S,
+    commands: mpsc::Receiver<Command>,
+    reports: mpsc::Receiver<Report>,
+    urgent: mpsc::Receiver<Urgent>,
+    writer: Writer,
+    hub: Arc<Hub>,
+    status: watch::Sender<Status>,
+    start: Instant,
+    replies: HashMap<Token, oneshot::Sender<Reply>>,
+    requests: u64,
+    /// What the next commit holds.
+    pending: Pending,
+    /// What the commit under way holds back.
+    in_flight: Option<Vec<Effect>>,
+    /// Why the store takes nothing, and when it is tried again.
+    failing: Option<(String, TokioInstant)>,
+    forced: bool,
+    ended: Option<Ended>,
+}
+
+#[derive(Default)]
+struct Pending {
+    batch: Batch,
+    held: Vec<Effect>,
+}
+
+/// What an actor is made of.
+pub struct Parts<R, S> {
+    /// The core, with what recovery left to do in it.
+    pub core: Core,
+    /// The Runners.
+    pub runners: R,
+    /// What they tell; [`REPORTS`] is its capacity.
+    pub reports: mpsc::Receiver<Report>,
+    /// Signals and the like.
+    pub urgent: mpsc::Receiver<Urgent>,
+    /// The event log, for the writer thread.
+    pub log: Box<dyn EventLog>,
+    /// Records that are not in memory.
+    pub records: S,
+    /// The place of the last committed event.
+    pub last_seq: u64,
+}
+
+impl<R: Runners, S: Records> Actor<R, S> {
+    /// An actor, and the handle for everybody else.
+    ///
+    /// # Errors
+    /// When the writer thread can't be started.
+    pub fn new(
+        parts: Parts<R, S>,
+        archive: Arc<dyn Archive>,
+        log_root: std::path::PathBuf,
+    ) -> std::io::Result<(Self, Supervisor)> {
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let hub = Hub::new(parts.last_seq);
+        let status = Status { stage: Stage::Recovering, counts: parts.core.counts() };
+        let (status, watched) = watch::channel(status);
+        let supervisor = Supervisor {
+            commands,
+            hub: Arc::clone(&hub),
+            archive,
+            status: watched,
+            log_root: Arc::new(log_root),
+        };
+        let actor = Self {
+            core: parts.core,
+            runners: parts.runners,
+            records: parts.records,
+            commands: receiver,
+            reports: parts.reports,
+            urgent: parts.urgent,
+            writer: Writer::start(parts.log)?,
+            hub,
+            status,
+            start: Instant::now(),
+            replies: HashMap::new(),
+            requests: 0,
+            pending: Pending::default(),
+            in_flight: None,
+            failing: None,
+            forced: false,
+            ended: None,
+        };
+        Ok((actor, supervisor))
+    }
+
+    /// Runs until a signal has ended everything. The store is open until this is dropped.
+    pub async fn run(&mut self) -> Ended {
+        let mut told = Instant::now();
+        // What waited when the daemon ended may start.
+        self.input(Input::Tick);
+        loop {
+            self.flush();
+            if let Some(ended) = self.ended.take() {
+                self.status.send_modify(|status| status.stage = Stage::Ended);
+                return ended;
+            }
+            self.publish_status();
+            if self.draining() && told.elapsed() >= PROGRESS {
+                told = Instant::now();
+                self.tell_progress();
+            }
+            self.turn().await;
+        }
+    }
+
+    /// Waits for an input, and handles it with all that came along.
+    async fn turn(&mut self) {
+        let deadline = self.core.next_deadline().map(|at| self.start + at);
+        let retry = self.failing.as_ref().map(|(_, at)| at.into_std());
+        let progress = self.draining().then(|| Instant::now() + PROGRESS);
+        let wake = [deadline, retry, progress].into_iter().flatten().min();
+        let busy = self.pending.batch.events.len() >= UNCOMMITTED;
+        tokio::select! {
+            biased;
+            Some(urgent) = self.urgent.recv() => self.urgent(urgent),
+            written = self.writer.written(), if self.in_flight.is_some() => self.written(written),
+            Some(report) = self.reports.recv() => self.input(Input::Report(report)),
+            Some(command) = self.commands.recv(), if !busy => self.command(command),
+            () = sleep_until(wake.unwrap_or_else(far).into()), if wake.is_some() => self.input(Input::Tick),
+        }
+        for _ in 0..TURN {
+            let report = self.reports.try_recv().map(|report| self.input(Input::Report(report)));
+            let command = match busy {
+                true => Err(mpsc::error::TryRecvError::Empty),
+                false => self.commands.try_recv().map(|command| self.command(command)),
+            };
+            if report.is_err() && command.is_err() {
+                break;
+            }
+        }
+    }
+
+    fn draining(&self) -> bool {
+        matches!(self.core.phase(), Phase::Draining { .. } | Phase::Forcing { .. })
+    }
+
+    fn urgent(&mut self, urgent: Urgent) {
+        match urgent {
+            Urgent::Signal(name) => {
+                self.forced |= self.draining();
+                match self.forced {
+                    false => tracing::info!(signal = name, "stopping: every job is being cancelled"),
+                    true => tracing::warn!(signal = name, "second signal: everything is being killed"),
+                }
+                self.input(Input::Signal { name });
+            }
+            Urgent::Fatal(fatal) => self.ended = Some(Ended::Fatal(fatal)),
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        self.requests += 1;
+        match command {
+            Command::Submit { id, spec, key, reply } => {
+                if let Some((reason, _)) = &self.failing {
+                    // The client may have gone.
+                    drop(reply.send(Reply::StoreFailing(reason.clone())));
+                    return;
+                }
+                let token = (id, SUBMISSION);
+                self.replies.insert(token, reply);
+                self.input(Input::Submit { id, spec, key, token });
+            }
+            Command::Cancel { id, by, reply } => {
+                let token = (id, self.requests);
+                self.replies.insert(token, reply);
+                self.input(Input::Cancel { id, by, token });
+            }
+            Command::Close { id, by, reply } => {
+                let token = (id, self.requests);
+                self.replies.insert(token, reply);
+                self.input(Input::Close { id, by, token });
+            }
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        let now = Now { wall: Timestamp::now(), mono: self.start.elapsed() };
+        let Output { events, keys, now, held } = self.core.handle(now, input, &self.records);
+        self.pending.batch.events.extend(events);
+        self.pending.batch.keys.extend(keys);
+        self.pending.held.extend(held);
+        for effect in now {
+            self.perform(effect);
+        }
+    }
+
+    /// Starts a commit, if there is something to commit and none is under way.
+    fn flush(&mut self) {
+        if self.in_flight.is_some() || self.failing.as_ref().is_some_and(|(_, at)| *at > TokioInstant::now())
+        {
+            return;
+        }
+        if self.pending.batch.events.is_empty() {
+            for effect in std::mem::take(&mut self.pending.held) {
+                self.perform(effect);
+            }
+            return;
+        }
+        let Pending { mut batch, held } = std::mem::take(&mut self.pending);
+        let changed = self.core.take_changed();
+        // After a failed commit there are older snapshots; the newer ones hold all that they do.
+        batch.records.retain(|old| changed.iter().all(|new| new.id != old.id));
+        batch.records.extend(changed);
+        self.in_flight = Some(held);
+        self.writer.write(batch);
+    }
+
+    fn written(&mut self, Written { batch, result }: Written) {
+        let held = self.in_flight.take().unwrap_or_default();
+        match result {
+            Ok(duplicates) => {
+                if self.failing.take().is_some() {
+                    tracing::info!("the store takes records again");
+                }
+                let refused: Vec<RunnerId> = duplicates.iter().map(|duplicate| duplicate.runner).collect();
+                for duplicate in duplicates {
+                    let reply =
+                        Reply::Duplicate { original: duplicate.original, same_body: duplicate.same_body };
+                    self.answer((duplicate.runner, SUBMISSION), reply);
+                }
+                self.forget(refused.clone());
+                let upto = batch.events.last().map_or(0, |event| event.seq);
+                let records: Vec<_> =
+                    batch.records.into_iter().filter(|record| !refused.contains(&record.id)).collect();
+                self.hub.publish(&records, upto);
+                self.input(Input::Committed { upto });
+                for effect in held {
+                    self.perform(effect);
+                }
+            }
+            Err(AppendError::Refused(reason)) => self.store_refused(batch, held, reason),
+            Err(AppendError::Broken(reason)) => self.ended = Some(Ended::Fatal(Fatal::StoreBroken(reason))),
+        }
+    }
+
+    /// The submissions are given back, the rest is kept and tried again: supervision goes on.
+    fn store_refused(&mut self, batch: Batch, held: Vec<Effect>, reason: String) {
+        if self.failing.is_none() {
+            tracing::error!(%reason, "the store takes nothing: new jobs are refused until it does");
+        }
+        self.failing = Some((reason.clone(), TokioInstant::now() + STORE_RETRY));
+        let refused: Vec<RunnerId> = (batch.events.iter())
+            .filter(|event| matches!(event.kind, crate::job::EventKind::Submitted { .. }))
+            .map(|event| event.runner)
+            .collect();
+        for id in &refused {
+            self.answer((*id, SUBMISSION), Reply::StoreFailing(reason.clone()));
+        }
+        let newer = std::mem::replace(&mut self.pending, Pending { batch, held });
+        self.pending.batch.events.extend(newer.batch.events);
+        self.pending.batch.keys.extend(newer.batch.keys);
+        self.pending.held.extend(newer.held);
+        self.forget(refused);
+        // What is to be stopped is stopped, and who asked is answered, whatever the disk does.
+        let (stops, held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending.held)
+            .into_iter()
+            .partition(|effect| matches!(effect, Effect::Reply(..) | Effect::Cancel(_) | Effect::Force(_)));
+        self.pending.held = held;
+        for effect in stops {
+            self.perform(effect);
+        }
+    }
+
+    /// Drops all that is still to be written of submissions that the store did not take.
+    fn forget(&mut self, ids: Vec<RunnerId>) {
+        if ids.is_empty() {
+            return;
+        }
+        self.pending.batch.events.retain(|event| !ids.contains(&event.runner));
+        self.pending.batch.records.retain(|record| !ids.contains(&record.id));
+        self.pending.batch.keys.retain(|keyed| !ids.contains(&keyed.runner));
+        self.input(Input::Refused(ids));
+    }
+
+    fn answer(&mut self, token: Token, reply: Reply) {
+        if let Some(waiting) = self.replies.remove(&token) {
+            // The client may have gone.
+            drop(waiting.send(reply));
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Prepare(id, key) => {
+                if let Some(record) = self.core.record(id) {
+                    self.runners.prepare(record, key);
+                }
+            }
+            Effect::Go(key) => self.runners.go(key),
+            Effect::Cancel(key) => self.runners.cancel(key),
+            Effect::Force(key) => self.runners.force(key),
+            Effect::Abort(key) => self.runners.abort(key),
+            Effect::Settled(key) => self.runners.settled(key),
+            Effect::Reply(token, answer) => self.answer(token, Reply::Answer(answer)),
+            Effect::Finished { abandoned } if abandoned.is_empty() => {
+                self.ended = Some(Ended::Drained { forced: self.forced });
+            }
+            Effect::Finished { abandoned } => self.ended = Some(Ended::Abandoned(abandoned)),
+        }
+    }
+
+    fn publish_status(&self) {
+        let stage = match (self.core.phase(), &self.failing) {
+            (Phase::Draining { deadline } | Phase::Forcing { until: deadline }, _) => {
+                Stage::Draining { deadline: self.start + deadline }
+            }
+            (Phase::Open | Phase::Finished, Some((reason, _))) => {
+                Stage::StoreFailing { reason: reason.clone() }
+            }
+            (Phase::Open | Phase::Finished, None) => Stage::Ready,
+        };
+        let new = Status { stage, counts: self.core.counts() };
+        self.status.send_if_modified(|old| {
+            let modified = *old != new;
+            *old = new;
+            modified
+        });
+    }
+
+    fn tell_progress(&self) {
+        let left: Vec<String> = self.core.active().take(NAMED).map(name_of).collect();
+        let deadline = match self.core.phase() {
+            Phase::Draining { deadline } | Phase::Forcing { until: deadline } => deadline,
+            Phase::Open | Phase::Finished => return,
+        };
+        let seconds = deadline.saturating_sub(self.start.elapsed()).as_secs();
+        let count = self.core.counts().active;
+        tracing::info!(left = count, seconds, jobs = left.join(", "), "waiting for jobs to clean up");
+    }
+}
+
+/// How many Runners a line of progress names.
+const NAMED: usize = 5;
+
+fn name_of(record: &Record) -> String {
+    match &record.spec.name {
+        Some(name) => format!("{name} ({})", record.id),
+        None => record.id.to_string(),
+    }
+}
+
+/// A deadline for a timer that is switched off.
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(86_400)
+}

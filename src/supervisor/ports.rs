@@ -1,0 +1,136 @@
+//! What the supervisor needs of the world, as traits: the store below it and the Runners beside it.
+
+use std::sync::Arc;
+
+use crate::job::{AttemptKey, Drain, Event, Exit, Failure, OutputFacts, Record, RunnerId};
+
+/// What is made durable at once: all of it or nothing, but for refused submissions.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// What happened, in order.
+    pub events: Vec<Event>,
+    /// The records that changed, as the last of these events leaves them.
+    pub records: Vec<Arc<Record>>,
+    /// The idempotency keys of submissions among the events.
+    pub keys: Vec<KeyedSubmission>,
+}
+
+/// A client's key for a submission.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// The key as sent.
+    pub key: String,
+    /// What it was sent with: the same key with another body is refused.
+    pub body: [u8; 32],
+}
+
+/// A submission that came with a key.
+#[derive(Clone, Debug)]
+pub struct KeyedSubmission {
+    /// The key.
+    pub key: IdempotencyKey,
+    /// The Runner it made.
+    pub runner: RunnerId,
+}
+
+/// A submission that the store did not take, with all of its events in the batch. The rest was committed.
+#[derive(Clone, Debug)]
+pub struct Duplicate {
+    /// The submission.
+    pub runner: RunnerId,
+    /// The Runner that the key made before.
+    pub original: RunnerId,
+    /// Whether it was made from the same body.
+    pub same_body: bool,
+}
+
+/// Why a batch was not committed.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Nothing was written; it may work later (no space left, a quota).
+    #[error("the store takes nothing: {0}")]
+    Refused(String),
+    /// Nobody knows what was written: the daemon must end and recover.
+    #[error("the store failed: {0}")]
+    Broken(String),
+}
+
+/// The event log, as its one writer sees it.
+pub trait EventLog: Send + 'static {
+    /// Makes a batch durable. Blocking.
+    ///
+    /// # Errors
+    /// [`AppendError`]; then nothing of the batch is visible.
+    fn append(&mut self, batch: &Batch) -> Result<Vec<Duplicate>, AppendError>;
+}
+
+/// Records of Runners that are not in memory.
+pub trait Records {
+    /// The record, as last committed. Blocking, for one row by its key.
+    fn load(&self, id: RunnerId) -> Option<Record>;
+}
+
+/// The Runners, one for each job that was started.
+pub trait Runners {
+    /// Makes the Runner and prepares all that can be prepared; nothing of the job executes.
+    fn prepare(&mut self, record: Arc<Record>, key: AttemptKey);
+    /// The start is durable: execute. Unknown attempts are ignored, here and below.
+    fn go(&mut self, key: AttemptKey);
+    /// Cancels the main task.
+    fn cancel(&mut self, key: AttemptKey);
+    /// Kills what can be killed.
+    fn force(&mut self, key: AttemptKey);
+    /// Forgets a Runner that was never told to go.
+    fn abort(&mut self, key: AttemptKey);
+    /// The end is durable: what was held until then may go.
+    fn settled(&mut self, key: AttemptKey);
+}
+
+/// What a Runner tells.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Which Runner.
+    pub runner: RunnerId,
+    /// Which attempt: a report of an earlier one is of no interest.
+    pub key: AttemptKey,
+    /// What.
+    pub news: News,
+}
+
+/// The kinds of report.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// The job executes.
+    Running {
+        /// Its main process.
+        pid: Option<u32>,
+        /// When that started, in clock ticks since boot.
+        start_time: Option<u64>,
+    },
+    /// A step of a cancellation was taken.
+    Step {
+        /// What was done.
+        action: crate::job::Action,
+        /// To what.
+        target: Option<String>,
+    },
+    /// The attempt is over and nothing of it lives; the executor may still drain.
+    Ended(End),
+    /// The Runner is closed. Follows `Ended`, or comes with it.
+    Closed(Drain),
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, Default)]
+pub struct End {
+    /// How the main process ended.
+    pub exit: Option<Exit>,
+    /// What went wrong, where it is not the exit that tells.
+    pub error: Option<Failure>,
+    /// What it wrote.
+    pub output: Option<OutputFacts>,
+    /// Whether it is not known how it ended.
+    pub lost: bool,
+    /// Where closing took no time: the close report, so that one commit tells all.
+    pub closed: Option<Drain>,
+}

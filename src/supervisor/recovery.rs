@@ -1,0 +1,197 @@
+//! Puts the records right after the daemon's last end. Decides only: the plan is carried out at start, before
+//! anything else happens.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{
+    core::verdict,
+    ports::{Batch, End},
+};
+use crate::job::{
+    self, AttemptState, CloseFacts, Event, EventKind, Failure, Illegal, OnLost, Outcome, Record,
+    RequeueReason, State,
+};
+
+/// What is known of an attempt that was under way, from what its shim left. Certain, because by then every
+/// process of it is dead.
+#[derive(Clone, Debug)]
+pub enum Evidence {
+    /// It was never told to go.
+    NotExecuted,
+    /// It had ended, and this is how; or it was killed because the daemon had died, and the end says so.
+    Ended(End),
+    /// It was executed, and nobody knows how it ended.
+    Unknown,
+}
+
+/// What happens to the Runners that were neither waiting nor closed.
+///
+/// # Errors
+/// [`Illegal`], if the plan does not fit the records: a bug.
+pub fn plan(
+    unfinished: Vec<Record>,
+    look: impl Fn(&Record) -> Evidence,
+    mut next_seq: u64,
+    now: Timestamp,
+) -> Result<Batch, Illegal> {
+    let mut batch = Batch::default();
+    for mut record in unfinished {
+        let evidence = look(&record);
+        for kind in fate(&record, evidence) {
+            let event = Event { seq: next_seq, runner: record.id, at: now, kind };
+            next_seq += 1;
+            job::apply(&mut record, &event)?;
+            batch.events.push(event);
+        }
+        batch.records.push(Arc::new(record));
+    }
+    Ok(batch)
+}
+
+/// The rows of the recovery table, for one Runner.
+fn fate(record: &Record, evidence: Evidence) -> Vec<EventKind> {
+    let close = |outcome| EventKind::Closed(CloseFacts { outcome, drain: None });
+    let (state, outcome) = match record.attempt() {
+        Some(attempt) => (attempt.state, attempt.outcome),
+        None => (AttemptState::Ended, None),
+    };
+    if record.state == State::Draining || state == AttemptState::Ended {
+        // It had ended; only its executor was not done, and that ended with the daemon.
+        return vec![close(outcome.unwrap_or(Outcome::Lost))];
+    }
+    let end = match evidence {
+        Evidence::NotExecuted if record.cancel.is_none() => {
+            return vec![EventKind::Requeued { reason: RequeueReason::NotExecuted, held: false }];
+        }
+        Evidence::NotExecuted => End::default(),
+        Evidence::Ended(end) => end,
+        Evidence::Unknown => End {
+            error: Some(Failure::new("daemon_lost", "the daemon or the host died under it")),
+            lost: true,
+            ..End::default()
+        },
+    };
+    let outcome = verdict(record, &end);
+    let End { exit, error, output, lost: _, closed: _ } = end;
+    let ended = EventKind::AttemptEnded { outcome, exit, error, output };
+    let again = |held| EventKind::Requeued { reason: RequeueReason::Lost, held };
+    match (outcome, &record.cancel, record.spec.on_lost) {
+        (Outcome::Lost, None, OnLost::Requeue) => vec![ended, again(false)],
+        (Outcome::Lost, None, OnLost::Hold) => vec![ended, again(true)],
+        // What was cancelled never runs again.
+        (_, _, OnLost::Fail | OnLost::Requeue | OnLost::Hold) => {
+            vec![ended, EventKind::Draining, close(outcome)]
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{AttemptKey, CancelReason, Command, Exit, Job, Requester, RunnerId, Spec};
+
+    fn record(on_lost: OnLost, then: Vec<EventKind>) -> Record {
+        let id = RunnerId::new();
+        let spec = Arc::new(Spec {
+            job: Job::Command(Command { argv: vec!["true".into()], ..Command::default() }),
+            name: None,
+            queue: "default".into(),
+            priority: 0,
+            labels: Default::default(),
+            context: Default::default(),
+            timeout: None,
+            cancel_grace: None,
+            drain_timeout: std::time::Duration::from_secs(300),
+            on_lost,
+            debug: None,
+        });
+        let starting =
+            EventKind::Starting { run: 1, attempt: 1, key: AttemptKey::new(), boot_id: "b".into() };
+        let kinds = [EventKind::Submitted { spec }, starting].into_iter().chain(then);
+        let events: Vec<Event> = (1..)
+            .zip(kinds)
+            .map(|(seq, kind)| Event { seq, runner: id, at: Timestamp::UNIX_EPOCH, kind })
+            .collect();
+        job::replay(&events).expect("legal").expect("a record")
+    }
+
+    fn running() -> EventKind {
+        EventKind::Running { pid: Some(1), start_time: Some(1) }
+    }
+
+    fn cancel(force: bool) -> EventKind {
+        EventKind::CancelRequested { by: Requester("x".into()), reason: CancelReason::Requested, force }
+    }
+
+    fn recover(record: Record, evidence: Evidence) -> Arc<Record> {
+        let batch = plan(vec![record], |_| evidence.clone(), 100, Timestamp::UNIX_EPOCH).expect("legal");
+        Arc::clone(&batch.records[0])
+    }
+
+    fn exited(code: i32) -> Evidence {
+        Evidence::Ended(End { exit: Some(Exit::Code(code)), ..End::default() })
+    }
+
+    #[test]
+    fn a_start_that_never_went_is_queued_again_as_if_it_had_not_been() {
+        let after = recover(record(OnLost::Fail, vec![]), Evidence::NotExecuted);
+        assert_eq!((after.state, after.runs.len(), after.started_at), (State::Queued, 0, None));
+    }
+
+    #[test]
+    fn a_lost_job_has_the_fate_it_declared() {
+        for (on_lost, state, held) in [
+            (OnLost::Fail, State::Closed, false),
+            (OnLost::Requeue, State::Queued, false),
+            (OnLost::Hold, State::Queued, true),
+        ] {
+            let after = recover(record(on_lost, vec![running()]), Evidence::Unknown);
+            assert_eq!((after.state, after.held), (state, held), "{on_lost}");
+            let attempt = after.attempt().expect("its attempt is kept");
+            assert_eq!(attempt.outcome, Some(Outcome::Lost));
+        }
+    }
+
+    #[test]
+    fn an_exit_that_was_not_recorded_is_adopted() {
+        let after = recover(record(OnLost::Requeue, vec![running()]), exited(0));
+        assert_eq!((after.state, after.outcome), (State::Closed, Some(Outcome::Succeeded)));
+        // The start was executed though its record says no more than that it was about to be.
+        let after = recover(record(OnLost::Requeue, vec![]), exited(3));
+        assert_eq!(after.outcome, Some(Outcome::Failed));
+    }
+
+    #[test]
+    fn what_was_cancelled_never_runs_again() {
+        for (evidence, outcome) in [
+            (Evidence::NotExecuted, Outcome::Cancelled),
+            (exited(143), Outcome::Cancelled),
+            (Evidence::Unknown, Outcome::Lost),
+        ] {
+            let after = recover(record(OnLost::Requeue, vec![cancel(false)]), evidence);
+            assert_eq!((after.state, after.outcome), (State::Closed, Some(outcome)));
+            let receipt = after.cancel.as_ref().expect("a receipt");
+            assert_eq!((receipt.survivors, receipt.ended_at.is_some()), (Some(0), true));
+        }
+        let forced = vec![running(), cancel(false), cancel(true)];
+        assert_eq!(
+            recover(record(OnLost::Requeue, forced), Evidence::Unknown).outcome,
+            Some(Outcome::Killed)
+        );
+    }
+
+    #[test]
+    fn a_drain_that_was_interrupted_keeps_the_outcome() {
+        let ended = EventKind::AttemptEnded {
+            outcome: Outcome::Succeeded,
+            exit: Some(Exit::Code(0)),
+            error: None,
+            output: None,
+        };
+        let after =
+            recover(record(OnLost::Requeue, vec![running(), ended, EventKind::Draining]), Evidence::Unknown);
+        assert_eq!((after.state, after.outcome), (State::Closed, Some(Outcome::Succeeded)));
+    }
+}

@@ -1,0 +1,61 @@
+//! The one thread that writes to the store. One batch at a time: while it is being committed the next one
+//! grows, which is what commits in groups.
+
+use std::{io, sync::mpsc as blocking, thread};
+
+use tokio::sync::mpsc;
+
+use super::ports::{AppendError, Batch, Duplicate, EventLog};
+
+/// A batch, after the attempt to commit it.
+pub(super) struct Written {
+    pub(super) batch: Batch,
+    pub(super) result: Result<Vec<Duplicate>, AppendError>,
+}
+
+/// The writer thread. It ends, and closes the store, when this is dropped.
+pub(super) struct Writer {
+    batches: Option<blocking::SyncSender<Batch>>,
+    written: mpsc::Receiver<Written>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Writer {
+    pub(super) fn start(mut log: Box<dyn EventLog>) -> io::Result<Self> {
+        let (batches, receiver) = blocking::sync_channel::<Batch>(1);
+        let (sender, written) = mpsc::channel(1);
+        let thread = thread::Builder::new().name("runward-store".into()).spawn(move || {
+            while let Ok(batch) = receiver.recv() {
+                let result = log.append(&batch);
+                if sender.blocking_send(Written { batch, result }).is_err() {
+                    break;
+                }
+            }
+        })?;
+        Ok(Self { batches: Some(batches), written, thread: Some(thread) })
+    }
+
+    /// Hands over a batch. Only when the one before was written.
+    pub(super) fn write(&mut self, batch: Batch) {
+        if let Some(batches) = &self.batches {
+            batches.send(batch).expect("the writer thread lives as long as its writer");
+        }
+    }
+
+    /// The batch that was handed over, written. Cancel-safe.
+    pub(super) async fn written(&mut self) -> Written {
+        self.written.recv().await.expect("the writer thread lives as long as its writer")
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.batches = None;
+        self.written.close();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the writer thread panicked");
+        }
+    }
+}
