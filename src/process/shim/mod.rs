@@ -139,7 +139,7 @@ enum Phase {
 struct Running {
     job: Job,
     dir: PathBuf,
-    /// The shim killed the job because the daemon was gone.
+    /// The shim killed the job because daemon or keeper was gone.
     lifeline_cut: bool,
 }
 
@@ -363,7 +363,7 @@ impl Shim {
                 running.lifeline_cut = !running.job.has_ended();
                 running.job.kill()?;
             }
-            // A daemon that is there still takes the ending.
+            // A daemon that is there still may take the ending.
             Phase::Over(last) if !self.link.open => {
                 if let Some(last) = last
                     && let Err(error) = spool::leave(&last.dir, &last.ended)
