@@ -78,6 +78,16 @@ impl Runner {
     /// let nested = runner.run(async { Runner::new().run(async {}) });
     /// assert!(matches!(nested.unwrap(), Err(RunError::LoopRunning)));
     /// ```
+    ///
+    /// Only a future can be run:
+    ///
+    /// ```compile_fail,E0277
+    /// runward::runner::Runner::new().run(1);
+    /// ```
+    ///
+    /// ```compile_fail,E0277
+    /// runward::runner::Runner::new().run(|| ());
+    /// ```
     #[track_caller]
     pub fn run<F>(&mut self, future: F) -> Result<F::Output, RunError>
     where
