@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use runner_support::{Child, Dropped, findings, say, wait_for_parent};
 use runward::runner::{
-    Cancelled, ContextVar, Exit, LoopFactory, RunError, Runner, Scope, copy_context, generator, run,
+    self, Cancelled, ContextVar, Exit, LoopFactory, RunError, Runner, Scope, copy_context, generator,
 };
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         non_debug,
         debug,
         custom_factory,
-        run_,
+        run,
         run_non_coro,
         run_future,
         explicit_close,
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
 /// What runs in a process of its own, on its main thread.
 fn scenario(name: &str) {
     match name {
-        "debug" => say(run(async { runward::runner::current_task().is_some() }).unwrap() && {
+        "debug" => say(runner::run(async { runward::runner::current_task().is_some() }).unwrap() && {
             Runner::new().get_loop().unwrap().debug()
         }),
         "debug off" => say(Runner::builder().debug(false).build().get_loop().unwrap().debug()),
@@ -118,7 +118,7 @@ fn asyncio_run_return() {
         tokio::task::yield_now().await;
         42
     };
-    assert_eq!(run(main).unwrap(), 42);
+    assert_eq!(runner::run(main).unwrap(), 42);
 }
 
 fn asyncio_run_raises() {
@@ -126,7 +126,7 @@ fn asyncio_run_raises() {
         tokio::task::yield_now().await;
         Err::<(), Error>("spam".into())
     };
-    assert_eq!(run(main).unwrap().unwrap_err().to_string(), "spam");
+    assert_eq!(runner::run(main).unwrap().unwrap_err().to_string(), "spam");
 }
 
 /// That `run(1)` does not compile is shown by a `compile_fail` test in the documentation of
@@ -151,7 +151,7 @@ fn asyncio_run_only_coro() {
 }
 
 fn asyncio_run_debug() {
-    assert!(!run(debug_of_the_loop()).unwrap());
+    assert!(!runner::run(debug_of_the_loop()).unwrap());
     assert!(Runner::builder().debug(true).build().run(debug_of_the_loop()).unwrap());
     // With the global debug mode on: a process with the variable set.
     for (scenario, expected) in [("debug", "true"), ("debug off", "false")] {
@@ -166,7 +166,7 @@ async fn debug_of_the_loop() -> bool {
 }
 
 fn asyncio_run_from_running_loop() {
-    let nested = run(async { run(async {}) }).unwrap();
+    let nested = runner::run(async { runner::run(async {}) }).unwrap();
     assert!(nested.unwrap_err().to_string().contains("cannot run from a running event loop"));
 }
 
@@ -260,7 +260,7 @@ fn asyncio_run_loop_factory() {
 
 fn asyncio_run_no_repr_on_result() {
     struct Silent;
-    let Silent = run(async { Silent }).unwrap_or_else(|error| panic!("{error}"));
+    let Silent = runner::run(async { Silent }).unwrap_or_else(|error| panic!("{error}"));
 }
 
 fn non_debug() {
@@ -280,7 +280,7 @@ fn custom_factory() {
     assert_eq!(runner.get_loop().unwrap().runtime().id(), id);
 }
 
-fn run_() {
+fn run() {
     let mut runner = Runner::new();
     let main = async {
         tokio::task::yield_now().await;

@@ -15,7 +15,7 @@ use super::generator::Open;
 use super::sync::{Arc, Mutex, lock};
 use super::task::{Audience, Cell, End, Style};
 use super::tree::{TaskInfo, TaskTree};
-use super::{Task, TaskHandle};
+use super::{Blocking, Task, TaskHandle};
 
 type Handler = Arc<dyn Fn(&ExceptionContext) + Send + Sync>;
 
@@ -371,6 +371,23 @@ impl EventLoop {
         F::Output: Send + 'static,
     {
         self.shared.spawn_child(future, Location::caller())
+    }
+
+    /// Gives blocking work to the Runner's executor; see
+    /// [`Scope::spawn_blocking`](super::Scope::spawn_blocking).
+    ///
+    /// ```
+    /// # use runward::runner::Runner;
+    /// let mut runner = Runner::new();
+    /// let work = runner.get_loop().unwrap().spawn_blocking(|| 42);
+    /// assert_eq!(runner.run(work).unwrap().unwrap(), 42);
+    /// ```
+    #[track_caller]
+    pub fn spawn_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Blocking<T> {
+        Executor::submit(&self.shared, Location::caller(), work)
     }
 
     /// The tokio runtime underneath.

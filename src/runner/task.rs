@@ -127,6 +127,10 @@ impl Cell {
         self.wake();
     }
 
+    pub(crate) fn is_dropping(&self) -> bool {
+        lock(&self.progress).drop_now
+    }
+
     pub(crate) fn wake(&self) {
         self.cancelled.notify_waiters();
         let waker = lock(&self.progress).waker.clone();

@@ -21,7 +21,7 @@ macro_rules! trials {
 
 /// Runs the tests; or, in a process started by [`Child::start`], the scenario it was started for,
 /// on the main thread.
-pub fn main(trials: Vec<Trial>, scenario: impl Fn(&str)) -> ExitCode {
+pub(crate) fn main(trials: Vec<Trial>, scenario: impl Fn(&str)) -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() == Some("--child") {
         scenario(&arguments.next().expect("the name of a scenario"));
@@ -32,7 +32,7 @@ pub fn main(trials: Vec<Trial>, scenario: impl Fn(&str)) -> ExitCode {
 }
 
 /// This binary again, in a process of its own.
-pub struct Child {
+pub(crate) struct Child {
     process: std::process::Child,
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
@@ -40,17 +40,17 @@ pub struct Child {
 }
 
 impl Child {
-    pub fn start(scenario: &str) -> Self {
+    pub(crate) fn start(scenario: &str) -> Self {
         Self::spawn(Self::command(scenario))
     }
 
-    pub fn command(scenario: &str) -> Command {
+    pub(crate) fn command(scenario: &str) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--child", scenario]).env_remove("RUNWARD_DEBUG");
         command
     }
 
-    pub fn spawn(mut command: Command) -> Self {
+    pub(crate) fn spawn(mut command: Command) -> Self {
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let stdin = process.stdin.take();
         let stdout = BufReader::new(process.stdout.take().unwrap());
@@ -58,7 +58,7 @@ impl Child {
     }
 
     /// Waits until the child says `expected`.
-    pub fn says(&mut self, expected: &str) -> &mut Self {
+    pub(crate) fn says(&mut self, expected: &str) -> &mut Self {
         loop {
             let mut line = String::new();
             let read = self.stdout.read_line(&mut line).unwrap();
@@ -70,19 +70,19 @@ impl Child {
         }
     }
 
-    pub fn send(&mut self, signal: Signal) -> &mut Self {
+    pub(crate) fn send(&mut self, signal: Signal) -> &mut Self {
         kill(Pid::from_raw(self.process.id().cast_signed()), signal).unwrap();
         self
     }
 
     /// Lets a child that reads its standard input go on.
-    pub fn go_on(&mut self) -> &mut Self {
+    pub(crate) fn go_on(&mut self) -> &mut Self {
         self.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
         self
     }
 
     /// Waits until all threads of the child sleep, so that the loop is in its wait for events.
-    pub fn sleeps(&mut self) -> &mut Self {
+    pub(crate) fn sleeps(&mut self) -> &mut Self {
         let tasks = format!("/proc/{}/task", self.process.id());
         let asleep = || {
             std::fs::read_dir(&tasks).unwrap().all(|task| {
@@ -96,8 +96,31 @@ impl Child {
         self
     }
 
+    /// Waits until no signal is pending in the child and its watching thread sleeps again: what was
+    /// sent has been taken.
+    pub(crate) fn took_signals(&mut self) -> &mut Self {
+        let tasks = format!("/proc/{}/task", self.process.id());
+        let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+        let taken = || {
+            std::fs::read_dir(&tasks).unwrap().all(|task| {
+                let task = task.unwrap().path();
+                let status = read(task.join("status"));
+                let field =
+                    |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+                let pending = [field("SigPnd:"), field("ShdPnd:")];
+                let watching = field("Name:").trim() == "runward-signals";
+                pending.iter().all(|mask| mask.trim().trim_start_matches('0').is_empty())
+                    && (!watching || field("State:").trim().starts_with('S'))
+            })
+        };
+        while !taken() {
+            std::thread::yield_now();
+        }
+        self
+    }
+
     /// Waits for the end: the exit code or the signal, and every line that was said.
-    pub fn ends(mut self) -> (Result<i32, Signal>, Vec<String>) {
+    pub(crate) fn ends(mut self) -> (Result<i32, Signal>, Vec<String>) {
         drop(self.stdin.take());
         let rest = self.stdout.lines().map(Result::unwrap);
         self.lines.extend(rest);
@@ -111,21 +134,21 @@ impl Child {
 }
 
 /// A line to the parent, at once.
-pub fn say(line: impl std::fmt::Display) {
+pub(crate) fn say(line: impl std::fmt::Display) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").unwrap();
     out.flush().unwrap();
 }
 
 /// Waits for [`Child::go_on`].
-pub fn wait_for_parent() {
+pub(crate) fn wait_for_parent() {
     std::io::stdin().read_line(&mut String::new()).unwrap();
 }
 
 static FINDINGS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// The findings logged so far that contain `text`, which should be unique to one test.
-pub fn findings(text: &str) -> Vec<String> {
+pub(crate) fn findings(text: &str) -> Vec<String> {
     FINDINGS.lock().unwrap().iter().filter(|finding| finding.contains(text)).cloned().collect()
 }
 
@@ -163,7 +186,7 @@ impl tracing::Subscriber for Findings {
 }
 
 /// Silences the panics that tests cause on purpose.
-pub fn expect_panics() {
+pub(crate) fn expect_panics() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         let default = std::panic::take_hook();
@@ -177,7 +200,7 @@ pub fn expect_panics() {
 }
 
 /// A value that counts its drops.
-pub struct Dropped(pub std::sync::Arc<std::sync::atomic::AtomicUsize>);
+pub(crate) struct Dropped(pub(crate) std::sync::Arc<std::sync::atomic::AtomicUsize>);
 
 impl Drop for Dropped {
     fn drop(&mut self) {
