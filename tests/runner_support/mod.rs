@@ -96,24 +96,10 @@ impl Child {
         self
     }
 
-    /// Waits until no signal is pending in the child and its watching thread sleeps again: what was
-    /// sent has been taken.
-    pub(crate) fn took_signals(&mut self) -> &mut Self {
-        let tasks = format!("/proc/{}/task", self.process.id());
-        let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
-        let taken = || {
-            std::fs::read_dir(&tasks).unwrap().all(|task| {
-                let task = task.unwrap().path();
-                let status = read(task.join("status"));
-                let field =
-                    |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-                let pending = [field("SigPnd:"), field("ShdPnd:")];
-                let watching = field("Name:").trim() == "runward-signals";
-                pending.iter().all(|mask| mask.trim().trim_start_matches('0').is_empty())
-                    && (!watching || field("State:").trim().starts_with('S'))
-            })
-        };
-        while !taken() {
+    /// Sends `signal` until the child has ended.
+    pub(crate) fn send_until_it_ends(&mut self, signal: Signal) -> &mut Self {
+        while self.process.try_wait().unwrap().is_none() {
+            self.send(signal);
             std::thread::yield_now();
         }
         self
