@@ -102,7 +102,8 @@ impl Shared {
 
     /// The tasks that are alive, oldest first.
     pub(crate) fn alive(&self) -> Vec<Arc<Cell>> {
-        lock(&self.tasks).alive.values().cloned().collect()
+        // One that has just ended may not be off the list yet.
+        lock(&self.tasks).alive.values().filter(|cell| !cell.is_done()).cloned().collect()
     }
 
     pub(crate) fn alive_count(&self) -> usize {
