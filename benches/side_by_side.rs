@@ -16,12 +16,15 @@ const ROUNDS: usize = 31;
 
 #[derive(Clone, Copy)]
 enum Flavour {
+    /// The default of a Runner. tokio's flavour with the loop in another thread is the second one.
+    LoopThread,
     CurrentThread,
     MultiThread1,
 }
 
 fn runner(flavour: Flavour) -> Runner {
     let factory = match flavour {
+        Flavour::LoopThread => return Runner::new(),
         Flavour::CurrentThread => LoopFactory::current_thread(),
         Flavour::MultiThread1 => LoopFactory::multi_thread(1),
     };
@@ -31,7 +34,7 @@ fn runner(flavour: Flavour) -> Runner {
 fn bare(flavour: Flavour) -> Runtime {
     match flavour {
         Flavour::CurrentThread => tokio::runtime::Builder::new_current_thread(),
-        Flavour::MultiThread1 => tokio::runtime::Builder::new_multi_thread(),
+        Flavour::LoopThread | Flavour::MultiThread1 => tokio::runtime::Builder::new_multi_thread(),
     }
     .worker_threads(1)
     .enable_all()
@@ -131,9 +134,11 @@ fn signal_to_cancelled() -> Duration {
 
 fn main() {
     let mut python = Python::start();
-    for (flavour, name) in
-        [(Flavour::CurrentThread, "current-thread"), (Flavour::MultiThread1, "multi-thread 1")]
-    {
+    for (flavour, name) in [
+        (Flavour::LoopThread, "loop thread"),
+        (Flavour::CurrentThread, "current-thread"),
+        (Flavour::MultiThread1, "multi-thread 1"),
+    ] {
         compare(
             "new+run+close",
             name,
@@ -163,7 +168,7 @@ fn main() {
             &mut python,
         );
     }
-    compare("signal to Cancelled", "multi-thread 1", 1.0, signal_to_cancelled, || None, &mut python);
+    compare("signal to Cancelled", "loop thread", 1.0, signal_to_cancelled, || None, &mut python);
     drop(python.ask);
     python.process.wait().unwrap();
 }

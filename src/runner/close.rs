@@ -167,7 +167,7 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-async fn all_done(event_loop: &Shared, cells: &[Arc<Cell>]) {
+pub(crate) async fn all_done(event_loop: &Shared, cells: &[Arc<Cell>]) {
     loop {
         let ended = event_loop.ended.notified();
         if cells.iter().all(|cell| cell.is_done()) {

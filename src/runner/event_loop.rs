@@ -397,7 +397,7 @@ impl EventLoop {
     /// # use runward::runner::Runner;
     /// let mut runner = Runner::new();
     /// let runtime = runner.get_loop().unwrap().runtime();
-    /// assert_eq!(runtime.metrics().num_workers(), 1);
+    /// assert_eq!(runtime.runtime_flavor(), tokio::runtime::RuntimeFlavor::CurrentThread);
     /// ```
     pub fn runtime(&self) -> tokio::runtime::Handle {
         self.shared.runtime.clone()

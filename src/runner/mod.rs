@@ -15,6 +15,7 @@ mod executor;
 mod generator;
 mod group;
 mod interrupt;
+mod loop_thread;
 #[expect(clippy::module_inception, reason = "the module is named after what it holds")]
 mod runner;
 mod scope;

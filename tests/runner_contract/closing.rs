@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 use runward::runner::{
-    AsyncRunner, Cancelled, Exit, Generator, LoopFactory, Runner, ScopeError, generator, run,
+    AsyncRunner, Builder, Cancelled, Exit, Generator, LoopFactory, Runner, ScopeError, generator, run,
 };
 
 use crate::runner_support::{Dropped, expect_panics, findings};
@@ -25,6 +25,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         what_the_clean_up_starts_is_dropped,
         an_interrupt_ends_a_close,
     ]
+}
+
+/// A loop that goes on between the runs.
+fn working() -> Builder {
+    Runner::builder().loop_factory(LoopFactory::multi_thread(1))
 }
 
 type Log = Arc<Mutex<Vec<&'static str>>>;
@@ -226,7 +231,7 @@ fn a_generator_that_was_dropped_half_way_is_closed() {
 
 fn an_unseen_panic_goes_to_the_handler() {
     expect_panics();
-    let mut runner = Runner::new();
+    let mut runner = working().build();
     let log = reported(&mut runner);
     let event_loop = runner.get_loop().unwrap();
     let seen = event_loop.spawn(async { panic!("on purpose: seen") });
@@ -245,7 +250,7 @@ fn an_unseen_panic_goes_to_the_handler() {
 fn what_the_clean_up_starts_is_dropped() {
     let dropped = Arc::new(AtomicUsize::new(0));
     let guard = Dropped(dropped.clone());
-    let mut runner = Runner::builder().debug(true).build();
+    let mut runner = working().debug(true).build();
     let report = {
         let event_loop = runner.get_loop().unwrap();
         let cleaner = event_loop.spawn({

@@ -2,8 +2,8 @@
 
 use libtest_mimic::Trial;
 use runward::runner::{
-    AsyncRunner, Cancelled, Context, ContextVar, Exit, Generator, ResetError, Runner, Scope, TaskGroup,
-    copy_context, generator,
+    AsyncRunner, Cancelled, Context, ContextVar, Exit, Generator, LoopFactory, ResetError, Runner, Scope,
+    TaskGroup, copy_context, generator,
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -112,7 +112,7 @@ fn destructors_see_the_context_of_their_task() {
             *SEEN.lock().unwrap() = Some(VAR.get());
         }
     }
-    let mut runner = Runner::new();
+    let mut runner = Runner::builder().loop_factory(LoopFactory::multi_thread(1)).build();
     let task = runner.get_loop().unwrap().spawn(async {
         VAR.set("inside");
         let _looks = Looks;

@@ -95,6 +95,7 @@ fn every_factory_makes_its_loop() {
         (thread, runner.get_loop().unwrap().runtime().metrics().num_workers())
     };
     assert_eq!(thread(LoopFactory::current_thread()), (here, 1));
+    assert_ne!(Runner::new().run(async { std::thread::current().id() }).unwrap(), here);
     let (other, workers) = thread(LoopFactory::multi_thread(3));
     assert!(other != here && workers == 3);
     let shared = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
