@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use axum::body::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 
 use super::{
     Wanted, blocking,
@@ -11,6 +11,7 @@ use super::{
     watch::{Armed, Watcher},
 };
 use crate::{
+    http::serve::Held,
     job::{AttemptState, Record, RunnerId, State},
     process::log::{Item, LogReader, Stream, TailStart},
     supervisor::{Subscription, Supervisor},
@@ -59,7 +60,7 @@ pub(super) struct Output {
     end: u64,
     follow: Option<Follow>,
     failed: bool,
-    _held: Option<OwnedSemaphorePermit>,
+    _held: Option<Held>,
 }
 
 /// The log that is being read.
@@ -87,7 +88,7 @@ impl Output {
         begin: TailStart,
         end: u64,
         follow: Option<Follow>,
-        held: Option<OwnedSemaphorePermit>,
+        held: Option<Held>,
     ) -> Self {
         let Wanted { id, stream, format, .. } = wanted;
         let mut output =
