@@ -142,6 +142,7 @@ fn start(flags: &Flags, on_runtime: impl FnOnce(&Handle)) -> Result<Code, StartE
     // could get hold of.
     let children_lock = state.lock_children().map_err(system("children.lock"))?;
     let (tier, why) = containment::probe(instance(&state));
+    let why = why.map(|why| why.to_string());
     if settings.require_cgroup && !matches!(tier, Tier::Cgroup { .. }) {
         return Err(StartError::Containment(why.unwrap_or_default()));
     }
@@ -169,10 +170,7 @@ fn start(flags: &Flags, on_runtime: impl FnOnce(&Handle)) -> Result<Code, StartE
             hosts: settings.allowed_hosts.clone(),
             uid: nix::unistd::geteuid().as_raw(),
         },
-        config: http::Config {
-            max_body: settings.max_body_bytes,
-            drain_timeout: settings.drain_timeout,
-        },
+        config: http::Config { max_body: settings.max_body_bytes, drain_timeout: settings.drain_timeout },
         info: info(&settings, &tier, why, &boot_id, started),
     };
     let runtime = Builder::new_multi_thread()

@@ -3,6 +3,7 @@
 pub mod daemon;
 #[cfg(feature = "daemon")]
 pub mod http;
+#[cfg(feature = "daemon")]
 pub mod job;
 #[cfg(feature = "daemon")]
 pub mod kinds;

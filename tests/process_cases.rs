@@ -1,58 +1,135 @@
-//! scratch
-use runward::process::*;
-use std::time::*;
-fn main() {
-    let dir = tempfile::tempdir().unwrap();
-    let lock = std::fs::File::create(dir.path().join("lock")).unwrap();
-    let tier = match std::env::args().nth(1).as_deref() {
-        Some("cg") => {
-            let base = std::path::PathBuf::from("/sys/fs/cgroup/unified/runward-test");
-            std::fs::create_dir_all(&base).unwrap();
-            containment::Tier::Cgroup { base }
-        }
-        _ => containment::Tier::Subreaper,
+//! Hard cases of the process floor, on real processes, in each tier and as each user that this machine allows.
+//!
+//! A keeper is forked before any thread exists, which the usual harness has already: so this one is its own. It
+//! runs itself once for each world, that is tier and user, and in it one case after another.
+
+#[path = "process_cases/death.rs"]
+mod death;
+#[path = "process_cases/exec.rs"]
+mod exec;
+#[path = "process_cases/output.rs"]
+mod output;
+#[path = "process_cases/roles.rs"]
+mod roles;
+#[path = "process_cases/trees.rs"]
+mod trees;
+#[path = "process_cases/world.rs"]
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::pin::Pin;
+use std::process::{Command, ExitCode};
+
+use runward::process::containment::{Tier, probe};
+
+use crate::world::{Identity, World};
+
+type Case = for<'a> fn(&'a World) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+macro_rules! cases {
+    ($($module:ident: $($name:ident),+;)+) => {
+        &[$($((stringify!($name), |world| Box::pin($module::$name(world)))),+),+]
     };
-    let link = fork_keeper(KeeperSetup { children_lock: lock.into(), tier }).unwrap();
-    let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    rt.block_on(async {
-        let (launcher, watch) = link.attach().unwrap();
-        let n: u128 = 300;
-        let t = Instant::now();
-        for i in 0..n {
-            let mut spec = Launch::new(
-                dir.path().join(format!("a{i}")),
-                vec!["/bin/true".into()],
-                vec![("PATH".into(), "/bin".into())],
-                "/".into(),
-            );
-            if i == 0 {
-                spec.argv = vec!["sh".into(), "-c".into(), "echo hi; echo err >&2; id; exit 3".into()];
+}
+
+const CASES: &[(&str, Case)] = cases! {
+    trees: runs_and_reports, nothing_before_go, kill_before_go, signal_before_go, held_until_ack,
+        case_01_grandchild_holds_the_pipe, case_01_pipe_held_from_outside, case_02_escape, case_03_fork_exit_chain,
+        case_04_stopped_child, case_05_term_ignored, case_05_uninterruptible, many_at_once, wide_tree;
+    exec: case_08_inherited_dispositions, case_09_sigchld_ignored, case_11_descriptors_run_out,
+        case_11_no_more_processes, case_17_exec_errors, case_17_never_twice, case_18_too_big, case_19_descriptor_leak,
+        case_22_environment, case_23_user_switch, limits_are_the_jobs;
+    output: case_21_stdin, case_24_quota, case_25_bytes, case_26_no_space, case_26_full_disk, both_streams_in_order,
+        tail_and_follow;
+    death: case_15_shim_killed, case_16_keeper_killed, daemon_killed_while_running, daemon_killed_after_exit,
+        daemon_killed_before_go, daemon_killed_after_failed_start, dropping_the_shim_kills, all_killed_at_once,
+        case_10_strays;
+};
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["--world", tier, user, rest @ ..] => run_world(tier, user, rest.first().copied()),
+        ["--daemon", tier, base, dir, jobs @ ..] => roles::daemon(tier, base, Path::new(dir), jobs),
+        ["--fork-chain"] => roles::fork_chain(),
+        ["--strays"] => roles::strays_role(),
+        ["--probe"] => match probe(std::process::id()) {
+            (tier @ Tier::Cgroup { .. }, _) => {
+                tier.remove().expect("remove the base");
+                ExitCode::SUCCESS
             }
-            if i == 1 {
-                spec.argv = vec!["nope".into()];
+            (Tier::Subreaper, why) => {
+                println!("{}", why.map(|why| why.to_string()).unwrap_or_default());
+                ExitCode::FAILURE
             }
-            let mut shim = launcher.launch(i, &spec).await.unwrap();
-            shim.go().await.unwrap();
-            loop {
-                let e = shim.next().await;
-                if i < 2 {
-                    println!("{e:?}");
-                }
-                match e {
-                    ShimEvent::Exited(_) | ShimEvent::StartFailed { .. } => shim.ack().await.unwrap(),
-                    ShimEvent::Gone { .. } => break,
-                    _ => {}
-                }
+        },
+        ["--list", ..] => {
+            CASES.iter().for_each(|(name, _)| println!("{name}: test"));
+            ExitCode::SUCCESS
+        }
+        _ => run_worlds(words.iter().find(|word| !word.starts_with('-')).copied()),
+    }
+}
+
+/// One process for each world; all share a copy of this program, in a place that every user may enter.
+fn run_worlds(filter: Option<&str>) -> ExitCode {
+    let root = nix::unistd::geteuid().is_root();
+    let users: &[&str] = if root { &["root", "nobody"] } else { &["self"] };
+    let dir = tempfile::Builder::new().prefix("runward-cases-").tempdir().expect("a temporary directory");
+    let open_to_all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), open_to_all).expect("open the directory to all");
+    let program = dir.path().join("cases");
+    std::fs::copy(std::env::current_exe().expect("own path"), &program).expect("copy the program");
+
+    let cgroups = Command::new(&program).arg("--probe").output().expect("probe");
+    let mut failed = Vec::new();
+    let mut worlds = 0;
+    for user in users {
+        for tier in ["cgroup2", "subreaper"] {
+            // An ordinary user has no cgroups of its own here, unless it is the one that runs the tests.
+            if tier == "cgroup2" && (*user == "nobody" || !cgroups.status.success()) {
+                let why = String::from_utf8_lossy(&cgroups.stdout).trim().to_owned();
+                println!(
+                    "world {tier}/{user}: not there. {}",
+                    if *user == "nobody" { "Not delegated" } else { &why }
+                );
+                continue;
             }
-            if i == 0 {
-                let mut r = log::LogReader::new(&spec.dir, 0);
-                while let Some(x) = r.next_item().unwrap() {
-                    println!("{x:?}");
-                }
+            worlds += 1;
+            let status = Command::new(&program)
+                .args(["--world", tier, user])
+                .args(filter)
+                .status()
+                .expect("run a world");
+            if !status.success() {
+                failed.push(format!("{tier}/{user}"));
             }
         }
-        println!("{:?} each", t.elapsed() / n as u32);
-        drop(launcher);
-        println!("{:?}", watch.ended().await);
-    });
+    }
+    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!("test result: {verdict}. {worlds} worlds; failed: {failed:?}");
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run_world(tier: &str, user: &str, filter: Option<&str>) -> ExitCode {
+    let identity = if user == "nobody" { Identity::Nobody } else { Identity::Own };
+    let (world, runtime) = World::enter(tier, identity);
+    let (mut passed, mut failed) = (0, 0);
+    for (name, case) in CASES.iter().filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter))) {
+        let run = || {
+            runtime.block_on(case(&world));
+            world.assert_clean(name);
+        };
+        let result = catch_unwind(AssertUnwindSafe(run));
+        println!("test {tier}/{user}/{name} ... {}", if result.is_ok() { "ok" } else { "FAILED" });
+        if result.is_ok() { passed += 1 } else { failed += 1 }
+    }
+    let left = catch_unwind(AssertUnwindSafe(|| world.leave(&runtime)));
+    println!(
+        "world {tier}/{user}: {passed} passed, {failed} failed{}",
+        if left.is_ok() { "" } else { ", left FAILED" }
+    );
+    if failed == 0 && left.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -15,6 +15,7 @@
 //! Names: *attempt* is one try of a run, a 128-bit id that the caller chooses; the *attempt directory*
 //! holds its log segments and its spool file.
 
+mod cgroup;
 pub mod containment;
 mod handle;
 mod inherited;
@@ -45,3 +46,7 @@ pub const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 /// How long a kill may take before it is reported as pending: the slowest clean-up seen of a tree that could
 /// die took 55 ms.
 pub const KILL_PENDING_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a start waits for what an earlier incarnation left to die of its kill. A process that has not by then is
+/// stuck in the kernel, and a start that waits longer tells its user less than an error does.
+pub const LEFTOVER_LIMIT: Duration = Duration::from_secs(10);

@@ -129,7 +129,8 @@ impl<'a> Keeper<'a> {
             let (length, brought) =
                 match recvmsg::<()>(socket.as_raw_fd(), &mut bytes, Some(&mut space), flags) {
                     Ok(message) => {
-                        let fds = message.cmsgs()?.filter_map(|part| match part {
+                        // Fails when the table of descriptors is full: then the kernel has brought none.
+                        let fds = message.cmsgs().into_iter().flatten().filter_map(|part| match part {
                             ControlMessageOwned::ScmRights(fds) => Some(sys::received(fds)),
                             _ => None,
                         });
@@ -146,7 +147,6 @@ impl<'a> Keeper<'a> {
             let attempt = u128::from_le_bytes(id);
             let forked = match brought {
                 Some(socket) => self.fork_shim(attempt, socket),
-                // The table of descriptors was full, so the kernel has dropped it.
                 None => Err(Errno::EMFILE.into()),
             };
             match forked {

@@ -8,11 +8,14 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::libc;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::ForkResult;
 
 /// The exit code of a process of ours that panicked: `EX_SOFTWARE` of `sysexits.h`.
 const PANICKED: i32 = 70;
+
+/// Signals are numbered from 1 to this, `_NSIG` of the kernel.
+const SIGNALS: c_int = 64;
 
 /// From `linux/sched.h`; the constant of the libc crate is an integer too small for it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -29,7 +32,7 @@ pub(crate) fn fork(child: impl FnOnce() -> i32) -> io::Result<i32> {
 }
 
 /// As [`fork`], into a cgroup from the first instant: joining it later waits for an RCU grace period, some 10 ms.
-/// Fails with `ENOSYS` or `EPERM` where the kernel or a filter does not know the call.
+/// See [`clone3_is_unknown`] for where it fails.
 pub(crate) fn fork_into(cgroup: BorrowedFd<'_>, child: impl FnOnce() -> i32) -> io::Result<i32> {
     // SAFETY: all fields are integers, for which zero is valid and means unused.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -43,6 +46,11 @@ pub(crate) fn fork_into(cgroup: BorrowedFd<'_>, child: impl FnOnce() -> i32) -> 
         0 => run_and_exit(child),
         pid => Ok(pid as i32),
     }
+}
+
+/// Whether [`fork_into`] failed because the kernel, or a filter of system calls, does not know the call.
+pub(crate) fn clone3_is_unknown(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
 }
 
 fn run_and_exit(child: impl FnOnce() -> i32) -> ! {
@@ -90,14 +98,14 @@ pub(crate) fn received(fds: Vec<RawFd>) -> Vec<OwnedFd> {
 /// so a job's child has only its mask to open. Blocked, they can't end keeper or shim, and are read from a
 /// descriptor.
 pub(crate) fn reset_signals() -> io::Result<()> {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
-        // SAFETY: the default action runs no code of ours.
-        unsafe { sigaction(signal, &default) }?;
-    }
-    for signal in libc::SIGRTMIN()..=libc::SIGRTMAX() {
-        // SAFETY: as above; the real-time signals have no name in the safe type.
-        if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
+    // The kernel's own call: the C library's refuses the two that it keeps for threads, and a parent may have had
+    // them ignored. The structure is handler, flags, restorer and mask; zero is the default action.
+    let default = [0u64; 4];
+    for signal in (1..=SIGNALS).filter(|signal| !matches!(*signal, libc::SIGKILL | libc::SIGSTOP)) {
+        let none = std::ptr::null_mut::<u64>();
+        // SAFETY: the structure is as large as the kernel's, and the default action runs no code of ours.
+        if unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, SIGNALS / 8) } == -1
+        {
             return Err(io::Error::last_os_error());
         }
     }

@@ -1,6 +1,6 @@
 //! The job's own process, from the fork to its exec.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CStr, CString, OsString};
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,7 +12,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{self, Gid, Pid, Uid};
 
-use crate::process::containment::AttemptCgroup;
+use crate::process::cgroup::Cgroup;
 use crate::process::keeper::sys::{self, ExecStrings};
 use crate::process::{Launch, RLimit, Resource, Stage, User};
 
@@ -65,20 +65,26 @@ impl Program {
         Ok(Self { candidates, argv: ExecStrings::new(argv), env: ExecStrings::new(env) })
     }
 
-    /// Tries the candidates in turn, as a shell does: a directory that lacks the program is passed over, one that
-    /// has it but may not run it is remembered. A file of an unknown format is not given to a shell.
+    /// Tries the candidates in turn, as a shell does: a directory that lacks the program, or may not be searched, is
+    /// passed over; one that has it but may not run it is remembered. A file of an unknown format is not given to a
+    /// shell.
     fn exec(&self) -> Failure {
         let mut worst = Errno::ENOENT;
         for candidate in &self.candidates {
             let error = sys::execve(candidate, &self.argv, &self.env);
             match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
                 Errno::ENOENT | Errno::ENOTDIR => {}
-                Errno::EACCES => worst = Errno::EACCES,
+                Errno::EACCES if self.candidates.len() == 1 || exists(candidate) => worst = Errno::EACCES,
+                Errno::EACCES => {}
                 other => return (Stage::Exec, other as i32),
             }
         }
         (Stage::Exec, worst as i32)
     }
+}
+
+fn exists(path: &CStr) -> bool {
+    unistd::access(path, unistd::AccessFlags::F_OK).is_ok()
 }
 
 /// Everything the child is made of, before it is forked.
@@ -90,7 +96,7 @@ pub(super) struct Plan {
     pub(super) stdout: PipeWriter,
     pub(super) stderr: PipeWriter,
     /// The attempt's cgroup, opened to be forked into.
-    pub(super) cgroup: Option<(AttemptCgroup, File)>,
+    pub(super) cgroup: Option<(Cgroup, File)>,
 }
 
 /// A child on its way to become the job.
@@ -104,15 +110,12 @@ pub(super) struct Forked {
 /// Forks the child. The ends of its pipes are closed here with `plan`.
 pub(super) fn fork(plan: Plan) -> Result<Forked, Failure> {
     let (verdict, tell) = io::pipe().map_err(failed(Stage::Fork))?;
-    let plain = |join: Option<&AttemptCgroup>| sys::fork(|| become_job(&plan, join, &tell));
+    let plain = |join: Option<&Cgroup>| sys::fork(|| become_job(&plan, join, &tell));
     let pid = match &plan.cgroup {
         None => plain(None).map_err(failed(Stage::Fork))?,
         Some((cgroup, dir)) => match sys::fork_into(dir.as_fd(), || become_job(&plan, None, &tell)) {
             Ok(pid) => pid,
-            // An older kernel, or a filter of system calls that knows only older ones.
-            Err(e) if matches!(e.raw_os_error(), Some(nix::libc::ENOSYS | nix::libc::EPERM)) => {
-                plain(Some(cgroup)).map_err(failed(Stage::Fork))?
-            }
+            Err(e) if sys::clone3_is_unknown(&e) => plain(Some(cgroup)).map_err(failed(Stage::Fork))?,
             Err(e) if matches!(e.raw_os_error(), Some(nix::libc::EAGAIN | nix::libc::ENOMEM)) => {
                 return Err(failed(Stage::Fork)(e));
             }
@@ -146,7 +149,7 @@ const STAGES: [Stage; 8] = [
 ];
 
 /// In the child. Returns only when it fails.
-fn become_job(plan: &Plan, join: Option<&AttemptCgroup>, tell: &PipeWriter) -> i32 {
+fn become_job(plan: &Plan, join: Option<&Cgroup>, tell: &PipeWriter) -> i32 {
     let (stage, errno) = match prepare(plan, join) {
         Ok(()) => plan.program.exec(),
         Err(failure) => failure,
@@ -161,7 +164,7 @@ fn become_job(plan: &Plan, join: Option<&AttemptCgroup>, tell: &PipeWriter) -> i
     NOT_STARTED
 }
 
-fn prepare(plan: &Plan, join: Option<&AttemptCgroup>) -> Result<(), Failure> {
+fn prepare(plan: &Plan, join: Option<&Cgroup>) -> Result<(), Failure> {
     let launch = &plan.launch;
     if let Some(cgroup) = join {
         cgroup.join().map_err(failed(Stage::Cgroup))?;

@@ -32,7 +32,8 @@ use self::child::{Failure, Plan, Program, failed};
 use self::job::{Job, Over, Source};
 use self::output::{Input, Output, now_us};
 use self::tree::Tree;
-use super::containment::{AttemptCgroup, Tier};
+use super::cgroup::Cgroup;
+use super::containment::Tier;
 use super::keeper::{children::Children, sys};
 use super::log::LogWriter;
 use super::protocol::{self, FromShim, Inbox, ToShim};
@@ -154,7 +155,7 @@ struct Shim {
     link: Link,
     signals: SignalFd,
     keeper: Pid,
-    cgroup: Option<AttemptCgroup>,
+    cgroup: Option<Cgroup>,
     phase: Phase,
 }
 

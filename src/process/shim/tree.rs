@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use nix::libc;
 
-use crate::process::containment::AttemptCgroup;
+use crate::process::cgroup::Cgroup;
 use crate::process::keeper::children::Children;
 use crate::process::keeper::sys;
 
@@ -19,7 +19,7 @@ pub(super) struct Tree {
     main: i32,
     /// Whether `main` is unreaped, and so still its own number.
     main_unreaped: bool,
-    cgroup: Option<AttemptCgroup>,
+    cgroup: Option<Cgroup>,
     children: Children,
     killing_since: Option<Instant>,
     killed: u32,
@@ -35,7 +35,7 @@ pub(super) struct Reaped {
 }
 
 impl Tree {
-    pub(super) fn new(main: i32, cgroup: Option<AttemptCgroup>, children: Children) -> Self {
+    pub(super) fn new(main: i32, cgroup: Option<Cgroup>, children: Children) -> Self {
         Self { main, main_unreaped: true, cgroup, children, killing_since: None, killed: 0 }
     }
 

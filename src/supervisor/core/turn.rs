@@ -188,6 +188,8 @@ impl Turn<'_> {
             if let Some(waiting) = self.core.waiting.remove(&id) {
                 self.core.queue.remove(&waiting.place);
             }
+            self.clear_timer(id, Timer::Timeout);
+            self.clear_timer(id, Timer::Grace);
             // It was never told to go: for that its submission had to be durable.
             if let Some(active) = self.core.active.remove(&id) {
                 self.out.now.push(Effect::Abort(active.key));

@@ -1,0 +1,74 @@
+//! One cgroup (v2) as files.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// A cgroup, whether it exists or not.
+#[derive(Debug, Clone)]
+pub(super) struct Cgroup {
+    dir: PathBuf,
+}
+
+impl Cgroup {
+    pub(super) fn at(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// Makes it and opens it, to be forked into. Nothing stays behind on failure.
+    pub(super) fn create(&self) -> io::Result<File> {
+        fs::create_dir(&self.dir)?;
+        File::open(&self.dir).inspect_err(|_| drop(fs::remove_dir(&self.dir)))
+    }
+
+    /// Moves the calling process into it.
+    pub(super) fn join(&self) -> io::Result<()> {
+        fs::write(self.dir.join("cgroup.procs"), "0")
+    }
+
+    /// Kills all of it, groups below it and what is being forked included. Returns before they are dead.
+    pub(super) fn kill(&self) -> io::Result<()> {
+        fs::write(self.dir.join("cgroup.kill"), "1")
+    }
+
+    /// Removes it, with the groups that a job has made below. `ResourceBusy` while something of it lives.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        match fs::remove_dir(&self.dir) {
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+                for entry in fs::read_dir(&self.dir)? {
+                    let entry = entry?;
+                    if entry.file_type()?.is_dir() {
+                        Self::at(entry.path()).remove()?;
+                    }
+                }
+                fs::remove_dir(&self.dir)
+            }
+            removed => removed,
+        }
+    }
+
+    /// Waits until nothing in it or below lives; `TimedOut` after `limit`.
+    pub(super) fn wait_empty(&self, limit: Duration) -> io::Result<()> {
+        let deadline = Instant::now() + limit;
+        let mut events = File::open(self.dir.join("cgroup.events"))?;
+        loop {
+            let mut text = String::new();
+            events.rewind()?;
+            events.read_to_string(&mut text)?;
+            if text.lines().any(|line| line == "populated 0") {
+                return Ok(());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            // The kernel signals a change of this file as an exceptional condition.
+            let mut changed = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
+            if poll(&mut changed, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))? == 0 {
+                let message = format!("{} is still populated", self.dir.display());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What somebody does on the first day, with curl.
+
+mod common;
+
+use std::process::Command;
+
+use common::{Setup, id, until};
+use serde_json::{Value, json};
+
+#[test]
+fn the_curl_line_of_the_ready_message_works_as_it_stands() {
+    let daemon = Setup::new().start();
+    let ready: Value = serde_json::from_str(&daemon.logged("ready on ")).expect("a JSON line");
+    let message = ready["message"].as_str().expect("a message");
+    let line = message.split_once("Try: ").expect("a line to try").1;
+    let output = Command::new("sh").args(["-c", line]).output().expect("sh");
+    let runner: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{line}: {output:?}"));
+    assert_eq!(runner["outcome"], "succeeded", "{runner}");
+    assert_eq!(daemon.text(&format!("/v1/runners/{}/logs", id(&runner))), "hello\n");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn a_script_file_sent_with_curl_runs_and_tells_exit_code_outcome_and_output() {
+    let daemon = Setup::new().start();
+    let script = daemon.state_dir().join("job.sh");
+    std::fs::write(&script, "echo out; echo err >&2; exit 3\n").expect("written");
+    let data = format!("@{}", script.display());
+    let url = "http://localhost/v1/runners?wait=30s&name=nightly";
+    let answer = daemon.curl(&["--data-binary", &data, "-H", "content-type: text/x-shellscript", url]);
+    let runner: Value = serde_json::from_slice(&answer.stdout).unwrap_or_else(|_| panic!("{answer:?}"));
+    assert_eq!(runner["state"], "closed");
+    assert_eq!(runner["outcome"], "failed");
+    assert_eq!(runner["name"], "nightly");
+    assert_eq!(runner["runs"][0]["attempts"][0]["exit"], json!({"code": 3}));
+    let logs = format!("/v1/runners/{}/logs", id(&runner));
+    assert_eq!(daemon.text(&format!("{logs}?stream=stdout")), "out\n");
+    assert_eq!(daemon.text(&format!("{logs}?stream=stderr")), "err\n");
+}
+
+#[test]
+fn tcp_needs_the_token_of_the_state_directory() {
+    let daemon = Setup::new().start();
+    let url = format!("http://{}/v1/runners", daemon.address());
+    let curl = |arguments: &[&str]| {
+        let output = Command::new("curl")
+            .args(["-s", "-o", "/dev/null", "-w", "%{http_code}"])
+            .args(arguments)
+            .output()
+            .expect("curl runs; if it is missing: apt-get install curl");
+        String::from_utf8(output.stdout).expect("a code")
+    };
+    assert_eq!(curl(&[&url]), "401");
+    assert_eq!(curl(&["-H", "Authorization: Bearer wrong", &url]), "401");
+    let bearer = format!("Authorization: Bearer {}", daemon.token());
+    assert_eq!(curl(&["-H", &bearer, &url]), "200");
+    assert_eq!(curl(&["-H", &bearer, "-H", "Host: evil.example", &url]), "403");
+    assert_eq!(curl(&[&format!("http://{}/livez", daemon.address())]), "200");
+}
+
+#[test]
+fn a_job_is_followed_while_it_writes_and_the_answer_ends_with_it() {
+    let daemon = Setup::new().start();
+    let script = "echo first; while [ ! -e go ]; do sleep 0.01; done; echo last";
+    let runner = daemon.submit(json!({"job": {"script": {"source": script, "cwd": daemon.state_dir()}}}));
+    let (state_dir, path) = (daemon.state_dir(), format!("/v1/runners/{runner}/logs?follow=true"));
+    let mut answer = daemon.request(reqwest::Method::GET, &path).send().expect("an answer");
+    let mut first = [0; 6];
+    std::io::Read::read_exact(&mut answer, &mut first).expect("the first line comes while the job runs");
+    assert_eq!(&first, b"first\n");
+    std::fs::write(state_dir.join("go"), "").expect("written");
+    assert_eq!(answer.text().expect("the rest"), "last\n");
+    assert_eq!(daemon.closed(&runner)["outcome"], "succeeded");
+}
+
+#[test]
+fn a_key_makes_a_retry_return_the_first_answer() {
+    let daemon = Setup::new().start();
+    let submit = |key: &str, body: &Value| {
+        let request =
+            daemon.request(reqwest::Method::POST, "/v1/runners").header("Idempotency-Key", key).json(body);
+        let answer = request.send().expect("an answer");
+        (answer.status().as_u16(), answer.json::<Value>().expect("JSON"))
+    };
+    let body = json!({"job": {"command": ["true"]}});
+    let (status, first) = submit("backup-2026-11-22", &body);
+    assert_eq!(status, 201);
+    let (status, again) = submit("backup-2026-11-22", &body);
+    assert_eq!((status, &again["id"]), (201, &first["id"]));
+    let (status, problem) = submit("backup-2026-11-22", &json!({"job": {"command": ["false"]}}));
+    assert_eq!(status, 422, "{problem}");
+    assert_eq!(daemon.get("/v1/runners")["items"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn twenty_parallel_submits_with_one_key_make_one_job() {
+    let daemon = std::sync::Arc::new(Setup::new().start());
+    let shared = std::sync::Arc::clone(&daemon);
+    let ids = common::in_parallel(20, move |_| {
+        let request = shared.request(reqwest::Method::POST, "/v1/runners").header("Idempotency-Key", "one");
+        let answer = request.json(&json!({"job": {"command": ["true"]}})).send().expect("an answer");
+        assert_eq!(answer.status().as_u16(), 201);
+        id(&answer.json().expect("JSON"))
+    });
+    assert!(ids.iter().all(|other| *other == ids[0]), "{ids:?}");
+    assert_eq!(daemon.get("/v1/runners")["items"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn events_are_streamed_and_resumed() {
+    let daemon = Setup::new().start();
+    let runner = daemon.run(json!({"job": {"command": ["true"]}}));
+    let page = daemon.get(&format!("/v1/runners/{}/events", id(&runner)));
+    let types: Vec<&str> =
+        page["items"].as_array().expect("events").iter().filter_map(|event| event["type"].as_str()).collect();
+    assert_eq!(types.first(), Some(&"submitted"));
+    assert_eq!(types.last(), Some(&"closed"));
+    let socket = daemon.state_dir().join("api.sock");
+    let stream = |last: &str| {
+        let output = Command::new("curl")
+            .args(["-sN", "-m", "2", "--unix-socket", &socket.display().to_string()])
+            .args(["-H", "Accept: text/event-stream", "-H", &format!("Last-Event-ID: {last}")])
+            .arg(format!("http://localhost/v1/runners/{}/events", id(&runner)))
+            .output()
+            .expect("curl runs; if it is missing: apt-get install curl");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let all = stream("0");
+    assert!(all.contains("submitted") && all.contains("closed"), "{all}");
+    let rest = stream("1");
+    assert!(!rest.contains("submitted") && rest.contains("closed"), "{rest}");
+}
+
+#[test]
+fn a_list_is_filtered_and_paged() {
+    let daemon = Setup::new().start();
+    for number in 0..5 {
+        let name = if number % 2 == 0 { "even" } else { "odd" };
+        daemon.run(json!({"job": {"command": ["true"]}, "name": name, "labels": {"n": number.to_string()}}));
+    }
+    let ids = |path: &str| -> Vec<String> {
+        daemon.get(path)["items"].as_array().expect("items").iter().map(id).collect()
+    };
+    assert_eq!(ids("/v1/runners?name=even").len(), 3);
+    assert_eq!(ids("/v1/runners?label=n%3D3").len(), 1);
+    assert_eq!(ids("/v1/runners?state=queued").len(), 0);
+    assert_eq!(ids("/v1/runners?outcome=succeeded").len(), 5);
+    let first = daemon.get("/v1/runners?limit=3");
+    let cursor = first["next_cursor"].as_str().expect("there is more");
+    let rest = daemon.get(&format!("/v1/runners?limit=3&cursor={cursor}"));
+    assert_eq!(rest["items"].as_array().map(Vec::len), Some(2));
+    assert_eq!(rest["next_cursor"], Value::Null);
+}
+
+#[test]
+fn a_second_daemon_on_the_same_state_refuses_and_names_the_first() {
+    let daemon = Setup::new().start();
+    let output = daemon.setup().command().output().expect("it runs");
+    assert_eq!(output.status.code(), Some(75));
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains(&format!("pid {}", daemon.pid())), "{message}");
+}
+
+#[test]
+fn a_store_that_vanished_is_not_begun_anew() {
+    let daemon = Setup::new().start();
+    daemon.run(json!({"job": {"command": ["echo", "hi"]}}));
+    let setup_dir = daemon.state_dir();
+    let command = daemon.setup().command();
+    let mut command = command;
+    assert_eq!(
+        stop_and_keep(daemon, &setup_dir, |dir| {
+            std::fs::remove_file(dir.join("runward.db")).expect("removed");
+            let output = command.output().expect("it runs");
+            let message = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(message.contains("restore the file from a backup"), "{message}");
+            output.status.code()
+        }),
+        Some(65)
+    );
+}
+
+/// The state directory lives as long as the daemon's handle: work on it between stop and drop.
+fn stop_and_keep<T>(
+    mut daemon: common::Daemon,
+    dir: &std::path::Path,
+    work: impl FnOnce(&std::path::Path) -> T,
+) -> T {
+    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    daemon.wait();
+    work(dir)
+}
+
+#[test]
+fn nothing_is_left_after_a_stop() {
+    let daemon = Setup::new().start();
+    let (keeper, runner) = (daemon.keeper(), daemon.submit(json!({"job": {"command": ["sleep", "600"]}})));
+    daemon.running(&runner);
+    assert_eq!(daemon.stop(), Some(0));
+    until("the keeper is gone", || !common::alive(keeper));
+    assert_eq!(common::processes_of(&runner), [] as [i32; 0]);
+}

@@ -1,0 +1,263 @@
+//! Exec, descriptors, identity, limits.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use nix::libc::{E2BIG, EACCES, EEXIST, ENOENT, ENOEXEC, EPERM, SIGXCPU};
+use runward::process::{Ending, LaunchError, RLimit, Resource, ShimEvent, Stage, User};
+use rustix::process::{Pid, Rlimit, getrlimit, prlimit};
+
+use crate::world::{World, children_of, event, eventually, output, text};
+
+pub(crate) async fn case_08_inherited_dispositions(world: &World) {
+    let job = world.job(&["cat", "/proc/self/status"]);
+    world.run(&job).await;
+    let status = text(&job.1.dir);
+    for field in ["SigBlk", "SigIgn", "SigCgt", "SigPnd", "ShdPnd"] {
+        let value = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(":\t"));
+        assert_eq!(value, Some("0000000000000000"), "{field}");
+    }
+}
+
+/// The world was entered with SIGCHLD ignored, which its keeper has inherited.
+pub(crate) async fn case_09_sigchld_ignored(world: &World) {
+    assert_eq!(world.run(&world.script("exit 7")).await.ending, Ending::Code(7));
+    assert_eq!(world.run(&world.script("(exit 9); exit $?")).await.ending, Ending::Code(9));
+}
+
+/// With every number of descriptors, in keeper and shim and then in the daemon, it fails whole or works whole.
+pub(crate) async fn case_11_descriptors_run_out(world: &World) {
+    let keeper = Pid::from_raw(world.keeper);
+    let before =
+        prlimit(keeper, rustix::process::Resource::Nofile, getrlimit(rustix::process::Resource::Nofile))
+            .expect("the keeper's limit");
+    let (mut failed, mut worked) = (0, 0);
+    // With fewer than 3 poll itself refuses to watch two.
+    for limit in 3..40 {
+        let low = Rlimit { current: Some(limit), maximum: before.maximum };
+        prlimit(keeper, rustix::process::Resource::Nofile, low).expect("limit the keeper");
+        match attempt_true(world).await {
+            Ok(()) => worked += 1,
+            Err(LaunchError::Descriptors(_) | LaunchError::Prepare { .. }) => failed += 1,
+            // Below what a shim needs to be one at all.
+            Err(LaunchError::ShimEnded(Some(Ending::Code(1)))) => failed += 1,
+            Err(other) => panic!("with {limit} descriptors: {other:?}"),
+        }
+    }
+    prlimit(keeper, rustix::process::Resource::Nofile, before).expect("restore the keeper");
+    assert!(failed > 5 && worked > 5, "{failed} failed, {worked} worked");
+
+    let before = getrlimit(rustix::process::Resource::Nofile);
+    let numbers = fs::read_dir("/proc/self/fd").expect("list descriptors");
+    let numbers = numbers.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok());
+    let highest = numbers.max().expect("some are open");
+    let (mut failed, mut worked) = (0, 0);
+    for limit in 3..highest + 4 {
+        let low = Rlimit { current: Some(limit), maximum: before.maximum };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, low).expect("limit the daemon");
+        let (attempt, spec) = world.job(&["true"]);
+        let launched = world.launcher().launch(attempt, &spec).await;
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, before).expect("restore the daemon");
+        match launched {
+            Err(LaunchError::Descriptors(_)) => failed += 1,
+            Ok(shim) => {
+                worked += 1;
+                drop(shim);
+            }
+            Err(other) => panic!("with {limit} descriptors: {other:?}"),
+        }
+        eventually("no shim stays", || children_of(world.keeper).is_empty());
+        assert!(!spec.dir.exists());
+    }
+    assert!(failed > 2 && worked > 0, "{failed} failed, {worked} worked");
+    attempt_true(world).await.expect("it recovers");
+}
+
+/// One `true` to its end, or the error with nothing left behind.
+async fn attempt_true(world: &World) -> Result<(), LaunchError> {
+    let (attempt, spec) = world.job(&["true"]);
+    let mut shim = match world.launcher().launch(attempt, &spec).await {
+        Ok(shim) => shim,
+        Err(error) => {
+            eventually("no shim stays", || children_of(world.keeper).is_empty());
+            assert!(!spec.dir.exists(), "a directory without go");
+            return Err(error);
+        }
+    };
+    shim.go().await.expect("go");
+    loop {
+        match event(&mut shim).await {
+            ShimEvent::Exited(report) => assert_eq!(report.ending, Ending::Code(0)),
+            ShimEvent::StartFailed { stage, errno } => {
+                shim.ack().await.expect("ack");
+                event(&mut shim).await;
+                return Err(LaunchError::Prepare { stage, errno });
+            }
+            ShimEvent::Started { .. } => continue,
+            other => panic!("{other:?}"),
+        }
+        shim.ack().await.expect("ack");
+        event(&mut shim).await;
+        return Ok(());
+    }
+}
+
+pub(crate) async fn case_11_no_more_processes(world: &World) {
+    if world.root {
+        println!("  case_11_no_more_processes: root has no such limit, shown as an ordinary user");
+        return;
+    }
+    let keeper = Pid::from_raw(world.keeper);
+    let processes = rustix::process::Resource::Nproc;
+    let before = prlimit(keeper, processes, getrlimit(processes)).expect("the keeper's limit");
+    prlimit(keeper, processes, Rlimit { current: Some(0), maximum: before.maximum })
+        .expect("limit the keeper");
+    let (attempt, spec) = world.job(&["true"]);
+    let refused = world.launcher().launch(attempt, &spec).await;
+    prlimit(keeper, processes, before).expect("restore the keeper");
+    assert!(matches!(refused, Err(LaunchError::NotForked(_))), "{refused:?}");
+    attempt_true(world).await.expect("it recovers");
+}
+
+/// How a start fails; whatever is said is acknowledged.
+async fn failure(world: &World, job: &(u128, runward::process::Launch)) -> (Stage, i32) {
+    let mut shim = world.launcher().launch(job.0, &job.1).await.expect("launch");
+    shim.go().await.expect("go");
+    let ShimEvent::StartFailed { stage, errno } = event(&mut shim).await else {
+        panic!("it started: {:?}", job.1.argv)
+    };
+    shim.ack().await.expect("ack");
+    assert_eq!(event(&mut shim).await, ShimEvent::Gone { status: Some(Ending::Code(0)) });
+    (stage, errno)
+}
+
+pub(crate) async fn case_17_exec_errors(world: &World) {
+    let file = |name: &str, content: &str, mode| {
+        let path = world.dir.path().join(name);
+        fs::write(&path, content).expect("write");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("chmod");
+        path.to_str().expect("a path").to_owned()
+    };
+    let no_interpreter = file("no-interpreter", "#!/does/not/exist\n", 0o755);
+    let no_format = file("no-format", "echo no shell runs this\n", 0o755);
+    let not_executable = file("not-executable", "#!/bin/sh\n", 0o644);
+    for (argv, errno) in [
+        (vec!["/does/not/exist"], ENOENT),
+        (vec!["does-not-exist-in-path"], ENOENT),
+        (vec![no_interpreter.as_str()], ENOENT),
+        (vec![no_format.as_str()], ENOEXEC),
+        (vec![not_executable.as_str()], EACCES),
+        (vec!["/"], EACCES),
+    ] {
+        assert_eq!(failure(world, &world.job(&argv)).await, (Stage::Exec, errno), "{argv:?}");
+    }
+    let mut job = world.job(&["true"]);
+    job.1.cwd = "/does/not/exist".into();
+    assert_eq!(failure(world, &job).await, (Stage::Cwd, ENOENT));
+    let mut job = world.job(&["true"]);
+    job.1.dir = "/does/not/exist/attempt".into();
+    assert_eq!(failure(world, &job).await, (Stage::Directory, ENOENT));
+    if !world.root {
+        let mut job = world.job(&["true"]);
+        job.1.user = Some(User { uid: 0, gid: 0, groups: Vec::new() });
+        assert_eq!(failure(world, &job).await, (Stage::User, EPERM));
+        let mut job = world.job(&["true"]);
+        job.1.nice = Some(-20);
+        assert_eq!(failure(world, &job).await, (Stage::Rlimit, EACCES));
+    }
+    // The job's own 127 is an exit code like another.
+    assert_eq!(world.run(&world.script("exit 127")).await.ending, Ending::Code(127));
+}
+
+pub(crate) async fn case_17_never_twice(world: &World) {
+    let job = world.script("echo once");
+    world.run(&job).await;
+    assert_eq!(failure(world, &job).await, (Stage::Directory, EEXIST));
+    assert_eq!(text(&job.1.dir), "once\n");
+    assert!(!job.1.dir.join("exit").exists());
+}
+
+pub(crate) async fn case_18_too_big(world: &World) {
+    let long = "x".repeat(128 << 10);
+    assert_eq!(failure(world, &world.job(&["true", &long])).await, (Stage::Exec, E2BIG));
+    let (attempt, spec) = world.job(&["true", "a\0b"]);
+    let refused = world.launcher().launch(attempt, &spec).await;
+    assert!(matches!(refused, Err(LaunchError::Nul { what: "argv" })), "{refused:?}");
+    let (attempt, mut spec) = world.job(&["true"]);
+    spec.stdin = Some(vec![0; runward::process::FRAME_LIMIT + 1]);
+    assert!(matches!(world.launcher().launch(attempt, &spec).await, Err(LaunchError::System(_))));
+}
+
+pub(crate) async fn case_19_descriptor_leak(world: &World) {
+    let job = world.script("ls /proc/$$/fd");
+    world.run(&job).await;
+    assert_eq!(text(&job.1.dir), "0\n1\n2\n");
+}
+
+pub(crate) async fn case_22_environment(world: &World) {
+    let (attempt, mut spec) = world.job(&["env"]);
+    spec.env.push(("ONE".into(), "a b=c\nd".into()));
+    world.run(&(attempt, spec.clone())).await;
+    let given: BTreeSet<String> =
+        spec.env.iter().map(|(key, value)| format!("{}={}\n", key.display(), value.display())).collect();
+    let seen = text(&spec.dir);
+    assert_eq!(seen.len(), given.iter().map(String::len).sum::<usize>());
+    assert!(given.iter().all(|entry| seen.contains(entry)), "{seen}");
+
+    // The program is searched in the job's own PATH, and in a default one if it has none.
+    let (attempt, mut spec) = world.job(&["env"]);
+    spec.env.retain(|(key, _)| key != "PATH");
+    world.run(&(attempt, spec.clone())).await;
+    assert!(!text(&spec.dir).contains("PATH="));
+    let mut job = world.job(&["env"]);
+    job.1.env[0].1 = "/does/not/exist:/proc".into();
+    assert_eq!(failure(world, &job).await, (Stage::Exec, ENOENT));
+}
+
+pub(crate) async fn case_23_user_switch(world: &World) {
+    if !world.root {
+        println!("  case_23_user_switch: only root may, refusal is shown by case_17");
+        return;
+    }
+    let user = Some(User { uid: 65534, gid: 65534, groups: vec![12345] });
+    let mut job =
+        world.script("id -u; id -g; id -G; grep -E '^(Uid|Gid|NoNewPrivs|CapEff|CapPrm):' /proc/self/status");
+    job.1.user.clone_from(&user);
+    assert_eq!(world.run(&job).await.ending, Ending::Code(0));
+    let seen = text(&job.1.dir);
+    let wanted = "65534\n65534\n65534 12345\n\
+        Uid:\t65534\t65534\t65534\t65534\nGid:\t65534\t65534\t65534\t65534\n\
+        CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nNoNewPrivs:\t1\n";
+    assert_eq!(seen, wanted);
+    // The working directory is entered as that user, and its processes are still ours to kill.
+    let closed = world.dir.path().join("closed");
+    fs::create_dir(&closed).expect("mkdir");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).expect("chmod");
+    let mut job = world.job(&["true"]);
+    job.1.user.clone_from(&user);
+    job.1.cwd = closed;
+    assert_eq!(failure(world, &job).await, (Stage::Cwd, EACCES));
+    let mut job = world.script("(setsid sleep 600 &); exit 0");
+    job.1.user = user;
+    assert_eq!(world.run(&job).await.killed_processes, 1);
+}
+
+pub(crate) async fn limits_are_the_jobs(world: &World) {
+    let mut job = world.script("ulimit -n; ulimit -c; umask; nice; pwd; yes > /dev/null");
+    job.1.umask = 0o077;
+    job.1.nice = Some(5);
+    job.1.cwd = "/tmp".into();
+    job.1.rlimits = vec![
+        RLimit { resource: Resource::OpenFiles, soft: 17, hard: 17 },
+        RLimit { resource: Resource::Core, soft: 0, hard: 0 },
+        RLimit { resource: Resource::Cpu, soft: 1, hard: 2 },
+    ];
+    let report = world.run(&job).await;
+    // The shell reports its child's signal in its own way.
+    assert_eq!(report.ending, Ending::Code(128 + SIGXCPU));
+    assert!(report.user_time_us + report.system_time_us > 500_000, "{report:?}");
+    let seen =
+        String::from_utf8(output(&job.1.dir, Some(runward::process::log::Stream::Stdout))).expect("text");
+    assert_eq!(seen, "17\n0\n0077\n5\n/tmp\n");
+}
