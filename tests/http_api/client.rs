@@ -10,16 +10,16 @@ use std::{
 use serde_json::Value;
 
 #[derive(Clone)]
-pub enum Client {
+pub(crate) enum Client {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
-pub trait Socket: Read + Write + Send {}
+pub(crate) trait Socket: Read + Write + Send {}
 impl<T: Read + Write + Send> Socket for T {}
 
 #[derive(Clone, Debug)]
-pub struct Request {
+pub(crate) struct Request {
     method: String,
     target: String,
     headers: Vec<(String, Vec<u8>)>,
@@ -27,39 +27,39 @@ pub struct Request {
 }
 
 #[derive(Debug)]
-pub struct Response {
+pub(crate) struct Response {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
 /// An answer that is still coming.
-pub struct Streaming {
+pub(crate) struct Streaming {
     pub head: Response,
     reader: BufReader<Box<dyn Socket>>,
     buffered: Vec<u8>,
 }
 
 impl Request {
-    pub fn new(method: &str, target: &str) -> Self {
+    pub(crate) fn new(method: &str, target: &str) -> Self {
         Self { method: method.into(), target: target.into(), headers: Vec::new(), body: None }
     }
 
-    pub fn target(mut self, target: &str) -> Self {
+    pub(crate) fn target(mut self, target: &str) -> Self {
         self.target = target.into();
         self
     }
 
-    pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.headers.push((name.to_ascii_lowercase(), value.as_ref().to_vec()));
         self
     }
 
-    pub fn token(self, token: &str) -> Self {
+    pub(crate) fn token(self, token: &str) -> Self {
         self.header("authorization", format!("Bearer {token}"))
     }
 
-    pub fn body(mut self, body: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn body(mut self, body: impl AsRef<[u8]>) -> Self {
         self.body = Some(body.as_ref().to_vec());
         self
     }
@@ -68,7 +68,7 @@ impl Request {
         self.headers.iter().any(|(known, _)| known == name)
     }
 
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = format!("{} {} HTTP/1.1\r\n", self.method, self.target).into_bytes();
         let mut line = |name: &str, value: &[u8]| {
             bytes.extend_from_slice(name.as_bytes());
@@ -97,15 +97,15 @@ impl Request {
 }
 
 impl Client {
-    pub fn tcp(address: SocketAddr) -> Self {
+    pub(crate) fn tcp(address: SocketAddr) -> Self {
         Self::Tcp(address)
     }
 
-    pub fn unix(path: &Path) -> Self {
+    pub(crate) fn unix(path: &Path) -> Self {
         Self::Unix(path.to_owned())
     }
 
-    pub fn connect(&self) -> Box<dyn Socket> {
+    pub(crate) fn connect(&self) -> Box<dyn Socket> {
         match self {
             Self::Tcp(address) => Box::new(TcpStream::connect(address).expect("connected")),
             Self::Unix(path) => Box::new(UnixStream::connect(path).expect("connected")),
@@ -113,18 +113,18 @@ impl Client {
     }
 
     /// Sends a request and reads its answer's head.
-    pub fn open(&self, request: &Request) -> Streaming {
+    pub(crate) fn open(&self, request: &Request) -> Streaming {
         let mut socket = self.connect();
         socket.write_all(&request.bytes()).expect("sent");
         Streaming::read(socket)
     }
 
-    pub fn send(&self, request: &Request) -> Response {
+    pub(crate) fn send(&self, request: &Request) -> Response {
         self.open(request).rest()
     }
 
     /// Sends bytes and reads the answer to them, if there is one.
-    pub fn raw(&self, bytes: &[u8]) -> Response {
+    pub(crate) fn raw(&self, bytes: &[u8]) -> Response {
         let mut socket = self.connect();
         socket.write_all(bytes).expect("sent");
         Streaming::read(socket).rest()
@@ -164,7 +164,7 @@ impl Streaming {
     }
 
     /// Reads on until this much of the body is there, and takes it.
-    pub fn take(&mut self, length: usize) -> Vec<u8> {
+    pub(crate) fn take(&mut self, length: usize) -> Vec<u8> {
         while self.buffered.len() < length {
             let chunk = self.chunk().expect("more");
             self.buffered.extend(chunk);
@@ -173,7 +173,7 @@ impl Streaming {
     }
 
     /// Reads on until this text has come, and takes all up to it.
-    pub fn take_until(&mut self, text: &str) -> String {
+    pub(crate) fn take_until(&mut self, text: &str) -> String {
         loop {
             let found = self.buffered.windows(text.len()).position(|window| window == text.as_bytes());
             if let Some(at) = found {
@@ -186,7 +186,7 @@ impl Streaming {
     }
 
     /// The whole answer, once it has ended.
-    pub fn rest(mut self) -> Response {
+    pub(crate) fn rest(mut self) -> Response {
         let mut body = std::mem::take(&mut self.buffered);
         if self.chunked() {
             while let Some(chunk) = self.chunk() {
@@ -201,20 +201,20 @@ impl Streaming {
 }
 
 impl Response {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
     /// The last word of its problem's type.
-    pub fn problem(&self) -> String {
+    pub(crate) fn problem(&self) -> String {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{}", self.text());
         let problem = self.json();
         assert_eq!(problem["status"], self.status);

@@ -29,14 +29,14 @@ use crate::client::{Client, Request, Response};
 
 /// Jobs that never execute; what they are told is told back.
 #[derive(Clone)]
-pub struct Jobs {
+pub(crate) struct Jobs {
     reports: mpsc::Sender<Report>,
     records: Arc<Mutex<HashMap<AttemptKey, Arc<Record>>>>,
 }
 
 impl Jobs {
     /// The job ends by itself.
-    pub fn exit(&self, runner: RunnerId, code: i32) {
+    pub(crate) fn exit(&self, runner: RunnerId, code: i32) {
         let records = self.records.lock().expect("unpoisoned").clone();
         for (key, _) in records.iter().filter(|(_, record)| record.id == runner) {
             self.end(*key, Exit::Code(code));
@@ -44,7 +44,10 @@ impl Jobs {
     }
 
     fn end(&self, key: AttemptKey, exit: Exit) {
-        self.tell(key, News::Ended(End { exit: Some(exit), closed: Some(Drain::default()), ..End::default() }));
+        self.tell(
+            key,
+            News::Ended(End { exit: Some(exit), closed: Some(Drain::default()), ..End::default() }),
+        );
     }
 
     fn tell(&self, key: AttemptKey, news: News) {
@@ -95,7 +98,7 @@ impl Runners for Jobs {
 }
 
 /// A running control plane. Dropping it stops everything.
-pub struct Rig {
+pub(crate) struct Rig {
     pub supervisor: Supervisor,
     pub jobs: Jobs,
     pub tcp: SocketAddr,
@@ -109,12 +112,12 @@ pub struct Rig {
 }
 
 impl Rig {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with(|_| {})
     }
 
     /// `limits` may change what the operator decides.
-    pub fn with(limits: impl FnOnce(&mut core::Limits)) -> Self {
+    pub(crate) fn with(limits: impl FnOnce(&mut core::Limits)) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         http::token::load_or_create(dir.path()).expect("a token");
         let token = fs::read_to_string(dir.path().join("token")).expect("readable").trim().to_owned();
@@ -160,31 +163,31 @@ impl Rig {
     }
 
     /// A client on the unix socket.
-    pub fn unix(&self) -> Client {
+    pub(crate) fn unix(&self) -> Client {
         Client::unix(&self.socket)
     }
 
     /// A client on TCP, without the token.
-    pub fn tcp(&self) -> Client {
+    pub(crate) fn tcp(&self) -> Client {
         Client::tcp(self.tcp)
     }
 
     /// A request that is answered, over the unix socket.
-    pub fn ask(&self, request: Request) -> Response {
+    pub(crate) fn ask(&self, request: Request) -> Response {
         self.unix().send(&request)
     }
 
-    pub fn get(&self, path: &str) -> Response {
+    pub(crate) fn get(&self, path: &str) -> Response {
         self.ask(Request::new("GET", path))
     }
 
     /// Submits JSON.
-    pub fn submit(&self, body: &str) -> Response {
+    pub(crate) fn submit(&self, body: &str) -> Response {
         self.ask(Request::new("POST", "/v1/runners").header("content-type", "application/json").body(body))
     }
 
     /// Submits a job by its program's name, and waits until it executes.
-    pub fn running(&self, program: &str) -> RunnerId {
+    pub(crate) fn running(&self, program: &str) -> RunnerId {
         let answer = self.submit(&format!(r#"{{"job": {{"command": ["{program}"]}}}}"#));
         assert_eq!(answer.status, 201, "{}", answer.text());
         let id = answer.json()["id"].as_str().expect("an id").parse().expect("an id");
@@ -193,7 +196,7 @@ impl Rig {
     }
 
     /// Waits until a committed record is so.
-    pub fn until(&self, id: RunnerId, so: impl Fn(&Record) -> bool) -> Arc<Record> {
+    pub(crate) fn until(&self, id: RunnerId, so: impl Fn(&Record) -> bool) -> Arc<Record> {
         block_on(async {
             let mut changes = self.supervisor.subscribe(id);
             let known = self.supervisor.archive().record(id).await.expect("readable");
@@ -210,7 +213,7 @@ impl Rig {
     }
 
     /// Waits until the supervisor is there.
-    pub fn until_stage(&self, so: impl Fn(&Stage) -> bool) {
+    pub(crate) fn until_stage(&self, so: impl Fn(&Stage) -> bool) {
         block_on(async {
             let mut status = self.supervisor.status();
             status.wait_for(|status| so(&status.stage)).await.expect("it lives");
@@ -218,12 +221,12 @@ impl Rig {
     }
 
     /// What a signal does.
-    pub fn signal(&self) {
+    pub(crate) fn signal(&self) {
         self.urgent.blocking_send(Urgent::Signal("SIGTERM")).expect("it lives");
     }
 
     /// Writes output of the first attempt, as a shim does.
-    pub fn write_output(&self, id: RunnerId, frames: &[(u8, &[u8])]) {
+    pub(crate) fn write_output(&self, id: RunnerId, frames: &[(u8, &[u8])]) {
         let dir = self.supervisor.log_dir(id, 1, 1);
         fs::create_dir_all(&dir).expect("made");
         let path = dir.join(format!("output.{:020}", 0));

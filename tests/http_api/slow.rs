@@ -61,18 +61,23 @@ fn case_42_dead_followers_take_nobodys_place() {
     for _ in 0..20 {
         rig.write_output(id, &[(1, &piece)]);
     }
-    // More than may hold an answer open: each has more to take than its socket holds, and takes nothing.
+    // Each has more to take than its socket holds, and takes nothing.
     let follow = Request::new("GET", &format!("/v1/runners/{id}/logs?follow"));
-    let _dead: Vec<_> = (0..300)
-        .map(|_| {
+    let dead = |count: usize| {
+        let follow = follow.bytes();
+        let sockets = (0..count).map(|_| {
             let mut socket = rig.unix().connect();
-            socket.write_all(&follow.bytes()).expect("sent");
+            socket.write_all(&follow).expect("sent");
             socket
-        })
-        .collect();
-    assert_eq!(rig.get("/livez").status, 200);
+        });
+        sockets.collect::<Vec<_>>()
+    };
+    let _dead = dead(100);
     let answer = rig.get(&format!("/v1/runners/{id}/logs"));
     assert_eq!(answer.body.len(), 20 * piece.len());
+    // More than may hold an answer open, and more than there are places.
+    let _many_dead = dead(400);
+    assert_eq!(rig.get("/livez").status, 200);
     assert_eq!(rig.ask(Request::new("POST", &format!("/v1/runners/{id}/cancel"))).status, 202);
 }
 

@@ -1,7 +1,7 @@
 //! The output of jobs, read from their logs and followed as it comes.
 //!
-//! [`follow`] reads as fast as its client takes it, and waits for [`watch`] or for the Runner's next change at the
-//! end; [`format`](self::format) writes what was read. Nothing here is on the way of a job's output: a client that is slow or gone costs a
+//! `follow` reads as fast as its client takes it, and at the end waits for `watch` or for the Runner's next change;
+//! `format` writes what was read. Nothing here is on the way of a job's output: a client that is slow or gone costs a
 //! descriptor and what it has not taken of one read.
 
 mod follow;

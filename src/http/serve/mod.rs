@@ -47,7 +47,7 @@ const BUFFER: usize = 64 << 10;
 /// there is room left below the usual limit of 1024 descriptors.
 pub(super) const MAX_CONNECTIONS: usize = 512;
 
-/// Serves the control plane until `shutdown`, then lets answers in flight finish, for five seconds at most.
+/// Serves the control plane until `shutdown`, then lets answers in flight finish, for a second at most.
 /// Dropping the future ends everything at once.
 pub async fn serve(listeners: Vec<Listener>, api: Api, shutdown: impl Future<Output = ()>) {
     let (close, closing) = watch::channel(false);

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use crate::http::{
     access::Peer,
     problem::{Kind, Problem},
+    timing,
 };
 
 /// The connections of one transport.
@@ -96,9 +97,9 @@ impl Waits {
         self.request.into_iter().chain(self.room).min()
     }
 
-    /// Of one that holds an answer open.
-    fn untaken_since(&self) -> Option<Instant> {
-        self.room.filter(|_| self.holds)
+    /// Of one that holds an answer open, and seems to be dead.
+    fn dead_since(&self) -> Option<Instant> {
+        self.room.filter(|since| self.holds && since.elapsed() >= timing::DEAD)
     }
 }
 
@@ -144,7 +145,8 @@ impl Place {
         }
     }
 
-    /// The right to hold an answer open for long. If need be a client loses his that does not take his answer.
+    /// The right to hold an answer open for long. If need be a client loses his that has stopped
+    /// taking his answer.
     ///
     /// # Errors
     /// A [`Problem`] when as many are open as may be, and each is taken.
@@ -159,7 +161,7 @@ impl Place {
         let free = Arc::clone(&slots.held);
         let permit = match Arc::clone(&free).try_acquire_owned() {
             Ok(permit) => permit,
-            Err(_) if lock(&slots.taken).evict_oldest(Waits::untaken_since) => {
+            Err(_) if lock(&slots.taken).evict_oldest(Waits::dead_since) => {
                 // Its connection ends now, and gives back what it held.
                 free.acquire_owned().await.map_err(|_| too_many())?
             }
@@ -329,6 +331,8 @@ mod tests {
         let dead = enter(&slots).expect("free");
         let held = dead.place.hold().await.expect("free");
         dead.place.takes(false);
+        assert!(dead.place.hold().await.is_err(), "it may only be slow");
+        lock(&dead.place.waits).room = Instant::now().checked_sub(timing::DEAD);
         let alive = enter(&slots).expect("free");
         let (taken, ()) = tokio::join!(alive.place.hold(), async {
             dead.place.evicted().await;
