@@ -53,7 +53,7 @@ fn case_15_a_killed_shim_loses_its_attempt_and_its_tree_is_swept() {
 fn case_16_a_killed_keeper_takes_all_trees_with_it_and_the_daemon_says_so() {
     let mut daemon = Setup::new().start();
     let lost = daemon.submit(json!({"job": {"script": TREE}}));
-    let again = daemon.submit(json!({"job": {"script": "echo ready; [ -e once ] && exit 0; touch once; sleep 600",}, "on_lost": "requeue", "context": {}}));
+    let again = daemon.submit(json!({"job": {"command": ["sleep", "600"]}, "on_lost": "requeue"}));
     daemon.output_with(&lost, "ready");
     daemon.running(&again);
     kill_9(daemon.keeper());

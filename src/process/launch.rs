@@ -1,12 +1,13 @@
 //! What to start, and how it ended: the vocabulary that daemon and shim share.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 /// Everything a shim needs to start one job. Nothing is taken from the daemon's own environment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
     /// The attempt directory. Its parent exists; the directory itself is made (0700) on *go*, never before,
     /// so that its existence says: *go* was given.
@@ -57,6 +58,20 @@ impl Launch {
             segment_bytes: Self::SEGMENT_BYTES,
             max_log_bytes: Self::MAX_LOG_BYTES,
         }
+    }
+}
+
+/// Without the values of the environment and the input: they may be secrets, and this may go to a log.
+impl fmt::Debug for Launch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Launch")
+            .field("dir", &self.dir)
+            .field("argv", &self.argv)
+            .field("env", &self.env.iter().map(|(name, _)| name).collect::<Vec<_>>())
+            .field("cwd", &self.cwd)
+            .field("stdin", &self.stdin.as_ref().map(Vec::len))
+            .field("user", &self.user)
+            .finish_non_exhaustive()
     }
 }
 

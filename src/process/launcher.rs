@@ -153,7 +153,7 @@ pub enum LaunchError {
     /// This attempt has a shim already.
     #[error("the attempt has a shim already")]
     Duplicate,
-    /// Descriptors have run out: `EMFILE` or `ENFILE`. Worth trying again later.
+    /// Descriptors have run out: `EMFILE`, `ENFILE` or `ETOOMANYREFS`. Worth trying again later.
     #[error("out of descriptors: {0}")]
     Descriptors(#[source] io::Error),
     /// The keeper could not fork: `EAGAIN` or `ENOMEM`. Worth trying again later.
@@ -181,7 +181,7 @@ pub enum LaunchError {
 impl From<io::Error> for LaunchError {
     fn from(error: io::Error) -> Self {
         match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::EMFILE | Errno::ENFILE) => Self::Descriptors(error),
+            Some(Errno::EMFILE | Errno::ENFILE | Errno::ETOOMANYREFS) => Self::Descriptors(error),
             Some(Errno::EPIPE | Errno::ECONNRESET) => Self::KeeperGone,
             _ => Self::System(error),
         }

@@ -121,3 +121,65 @@ impl Inbox {
         Ok(Some(message))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_survive_any_cut() {
+        let messages = [
+            FromShim::Ready,
+            FromShim::Started { pid: 7, start_time: u64::MAX },
+            FromShim::KillPending { pids: vec![1, -1, i32::MAX] },
+            FromShim::StartFailed { stage: Stage::Exec, errno: 2 },
+        ];
+        let bytes: Vec<u8> = messages.iter().flat_map(|message| frame(message).unwrap()).collect();
+        for piece in 1..=bytes.len() {
+            let mut inbox = Inbox::default();
+            let mut seen = Vec::new();
+            for part in bytes.chunks(piece) {
+                inbox.bytes().extend_from_slice(part);
+                while let Some(message) = inbox.next::<FromShim>().unwrap() {
+                    seen.push(message);
+                }
+            }
+            assert_eq!(seen, messages, "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn a_frame_is_bounded_on_both_sides() {
+        assert!(frame(&vec![0u8; FRAME_LIMIT + 1]).is_err());
+        let mut inbox = Inbox::default();
+        inbox.bytes().extend_from_slice(&(FRAME_LIMIT as u32 + 1).to_le_bytes());
+        assert!(inbox.next::<FromShim>().is_err());
+        inbox = Inbox::default();
+        inbox.bytes().extend_from_slice(&[1, 0, 0, 0, 0xff]);
+        assert!(inbox.next::<FromShim>().is_err(), "no such message");
+    }
+
+    #[test]
+    fn a_launch_keeps_bytes_that_are_not_text() {
+        use std::ffi::OsString;
+        use std::os::unix::ffi::OsStringExt;
+        let odd = OsString::from_vec(vec![b'/', 0xff, 0xfe]);
+        let argv = vec![odd.clone(), "b".into()];
+        let mut launch =
+            super::super::Launch::new(odd.clone().into(), argv, vec![("K".into(), odd.clone())], odd.into());
+        launch.stdin = Some((0..=255).collect());
+        let mut inbox = Inbox::default();
+        inbox.bytes().extend(frame(&launch).unwrap());
+        assert_eq!(inbox.next().unwrap(), Some(launch));
+    }
+
+    #[test]
+    fn keeper_reports_come_back() {
+        for end in [ShimEnd::Waited { status: 9 }, ShimEnd::NotForked { errno: 11 }] {
+            let report = KeeperReport { attempt: u128::MAX - 5, end };
+            assert_eq!(KeeperReport::decode(&report.encode()), Some(report));
+        }
+        assert_eq!(KeeperReport::decode(&[2; KeeperReport::LEN]), None);
+        assert_eq!(KeeperReport::decode(&[0; KeeperReport::LEN - 1]), None);
+    }
+}

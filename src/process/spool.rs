@@ -20,7 +20,7 @@ pub enum Spooled {
         /// How it ended.
         #[serde(flatten)]
         report: ExitReport,
-        /// The shim killed it because the daemon was gone. Otherwise it had ended by itself, and the daemon was gone
+        /// The shim killed it because the daemon or the keeper was gone. Otherwise it had ended by itself, and the daemon was gone
         /// before it had said that this is committed.
         lifeline: bool,
     },

@@ -337,13 +337,13 @@ impl<R: Runners, S: Records> Actor<R, S> {
         self.pending.batch.keys.extend(newer.batch.keys);
         self.pending.held.extend(newer.held);
         self.forget(refused);
-        // Who asks for a cancellation is answered: it is under way, whatever the disk does.
-        let (replies, held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending.held)
+        // What is to be stopped is stopped, and who asked is answered, whatever the disk does.
+        let (stops, held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending.held)
             .into_iter()
-            .partition(|effect| matches!(effect, Effect::Reply(..)));
+            .partition(|effect| matches!(effect, Effect::Reply(..) | Effect::Cancel(_) | Effect::Force(_)));
         self.pending.held = held;
-        for reply in replies {
-            self.perform(reply);
+        for effect in stops {
+            self.perform(effect);
         }
     }
 

@@ -1,5 +1,5 @@
 //! A real daemon for a test: its own state directory, ended with all it started when the test is over.
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 use std::{
     fs,
@@ -31,12 +31,13 @@ pub struct Setup {
 
 impl Setup {
     pub fn new() -> Self {
-        Self {
-            dir: Arc::new(tempfile::tempdir().expect("a temporary directory")),
-            env: Vec::new(),
-            program: env!("CARGO_BIN_EXE_runward").into(),
-            arguments: vec!["serve".into()],
-        }
+        Self::of(env!("CARGO_BIN_EXE_runward").into(), "serve")
+    }
+
+    /// A daemon that is another program's.
+    pub fn of(program: PathBuf, argument: &str) -> Self {
+        let dir = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+        Self { dir, env: Vec::new(), program, arguments: vec![argument.into()] }
     }
 
     /// Sets a setting: `("JOBS__MAX_RUNNING", "50")`.
@@ -101,6 +102,8 @@ pub struct Daemon {
     log: Arc<Log>,
     reader: Option<thread::JoinHandle<()>>,
     http: reqwest::blocking::Client,
+    /// Another one runs over the same state now.
+    succeeded: bool,
 }
 
 impl Daemon {
@@ -113,7 +116,7 @@ impl Daemon {
             .timeout(PATIENCE)
             .build()
             .expect("a client");
-        let daemon = Self { setup, child, log, reader: Some(reader), http };
+        let daemon = Self { setup, child, log, reader: Some(reader), http, succeeded: false };
         if daemon.log.wait_for(|line| line.contains("\"ready on ")).is_none() {
             panic!("the daemon did not get ready:\n{}", daemon.log_text());
         }
@@ -123,6 +126,7 @@ impl Daemon {
     /// Starts a new one over the same state, after this one has ended.
     pub fn restart(mut self) -> Self {
         self.wait();
+        self.succeeded = true;
         Self::start(Arc::clone(&self.setup))
     }
 
@@ -285,8 +289,9 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
             // By force: a test that failed must leave nothing behind either.
-            drop(kill(Pid::from_raw(self.pid()), Signal::SIGTERM));
-            drop(kill(Pid::from_raw(self.pid()), Signal::SIGINT));
+            for signal in [Signal::SIGTERM, Signal::SIGINT] {
+                kill(Pid::from_raw(self.pid()), signal).ok();
+            }
             if let Ok(status) = self.child.wait() {
                 assert!(thread::panicking() || status.code().is_some(), "the daemon ended badly: {status}");
             }
@@ -295,7 +300,9 @@ impl Drop for Daemon {
             drop(reader.join());
         }
         // The keeper and shims hold this as long as they live: then the directory can go.
-        if let Ok(lock) = fs::File::open(self.state_dir().join("children.lock")) {
+        if !self.succeeded
+            && let Ok(lock) = fs::File::open(self.state_dir().join("children.lock"))
+        {
             lock.lock().expect("the last process of the daemon ends");
         }
         if thread::panicking() {

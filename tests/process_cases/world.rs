@@ -75,7 +75,10 @@ impl World {
         let dir = tempfile::Builder::new().prefix("runward-world-").tempdir().expect("a temporary directory");
         let bait = nix::unistd::dup(File::open("/etc/passwd").expect("bait")).expect("dup");
         let tier = match tier {
-            "cgroup2" => probe(std::process::id()).0,
+            "cgroup2" => match probe(std::process::id()) {
+                (tier @ Tier::Cgroup { .. }, None) => tier,
+                (_, why) => panic!("no cgroups in this world: {why:?}"),
+            },
             _ => Tier::Subreaper,
         };
         let lock = take_lock(dir.path());

@@ -8,7 +8,8 @@ pub(super) mod children;
 pub(super) mod sys;
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, IoSliceMut};
+use std::fmt;
+use std::io::{self, IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -34,11 +35,16 @@ pub(super) fn fork(socket: OwnedFd, setup: &KeeperSetup) -> io::Result<i32> {
     let run = || match start(&keep).and_then(|signals| Keeper::new(socket, lock, tier, signals)?.run()) {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("runward keeper: {error}");
+            complain(format_args!("keeper: {error}"));
             1
         }
     };
     sys::fork(run)
+}
+
+/// Tells what went wrong where nobody listens any more. Standard error may be closed; that is no reason to die.
+pub(super) fn complain(message: fmt::Arguments<'_>) {
+    writeln!(io::stderr(), "runward {message}").ok();
 }
 
 fn start(keep: &[RawFd]) -> io::Result<SignalFd> {

@@ -6,6 +6,7 @@ use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+use super::super::keeper::complain;
 use super::{HEADER_BYTES, Header, Stream, segment_name};
 
 /// Writes the frames of one attempt. A failure to write loses output, which is counted, and nothing else.
@@ -105,7 +106,7 @@ impl LogWriter {
             self.segments.pop_back();
         } else if let Err(error) = file.set_len(whole) {
             // A reader stops at the torn frame and goes on with the next segment.
-            eprintln!("runward shim: can't cut a torn frame: {error}");
+            complain(format_args!("shim: can't cut a torn frame: {error}"));
         }
     }
 

@@ -34,7 +34,7 @@ use self::output::{Input, Output, now_us};
 use self::tree::Tree;
 use super::cgroup::Cgroup;
 use super::containment::Tier;
-use super::keeper::{children::Children, sys};
+use super::keeper::{children::Children, complain, sys};
 use super::log::LogWriter;
 use super::protocol::{self, FromShim, Inbox, ToShim};
 use super::spool::{self, Spooled};
@@ -64,7 +64,7 @@ pub(super) fn run(socket: OwnedFd, lock: BorrowedFd<'_>, keeper: Pid, tier: &Tie
     match shim() {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("runward shim: attempt {attempt:032x}: {error}");
+            complain(format_args!("shim: attempt {attempt:032x}: {error}"));
             1
         }
     }
@@ -84,7 +84,7 @@ impl Link {
     fn say(&mut self, message: &FromShim) {
         match protocol::frame(message) {
             Ok(frame) => self.outbox.extend_from_slice(&frame),
-            Err(error) => eprintln!("runward shim: {error}"),
+            Err(error) => complain(format_args!("shim: {error}")),
         }
     }
 
@@ -335,7 +335,10 @@ impl Shim {
         let (dir, lifeline) = (running.dir.clone(), running.lifeline_cut);
         let ended = match over {
             Over::Exited(report) => {
-                self.link.say(&FromShim::Exited(report.clone()));
+                // Cut off from its keeper it is not for this daemon to judge, which ends for the same reason.
+                if !lifeline {
+                    self.link.say(&FromShim::Exited(report.clone()));
+                }
                 Spooled::Exited { report, lifeline }
             }
             Over::Failed((stage, errno)) => {
@@ -359,7 +362,7 @@ impl Shim {
                 self.phase = Phase::Gone;
             }
             Phase::Running(running) if !running.job.is_killed() => {
-                running.lifeline_cut = !self.link.open && !running.job.has_ended();
+                running.lifeline_cut = !running.job.has_ended();
                 running.job.kill()?;
             }
             // A daemon that is there still takes the ending.
@@ -367,7 +370,7 @@ impl Shim {
                 if let Some(last) = last
                     && let Err(error) = spool::leave(&last.dir, &last.ended)
                 {
-                    eprintln!("runward shim: the ending is lost, {}: {error}", last.dir.display());
+                    complain(format_args!("shim: the ending is lost, {}: {error}", last.dir.display()));
                 }
                 self.phase = Phase::Gone;
             }

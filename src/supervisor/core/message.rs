@@ -91,9 +91,9 @@ pub enum Effect {
     Prepare(RunnerId, AttemptKey),
     /// Execute. Held.
     Go(AttemptKey),
-    /// Cancel the main task.
+    /// Cancel the main task. Held.
     Cancel(AttemptKey),
-    /// Kill.
+    /// Kill. Held, unless everything is being killed.
     Force(AttemptKey),
     /// Forget a Runner that never went.
     Abort(AttemptKey),

@@ -88,7 +88,8 @@ impl Turn<'_> {
         if !first {
             return;
         }
-        self.out.now.push(Effect::Cancel(key));
+        // Only when it is on record: an end by a signal that nobody is known to have sent would look like a failure.
+        self.out.held.push(Effect::Cancel(key));
         let grace = match reason {
             CancelReason::Requested | CancelReason::Timeout => {
                 Some(grace.unwrap_or(self.core.limits.cancel_grace))
@@ -101,9 +102,14 @@ impl Turn<'_> {
         }
     }
 
+    /// On record first, like a cancellation; but once everything is being killed nothing waits for a disk.
     fn force(&mut self, id: RunnerId) {
         self.clear_timer(id, Timer::Grace);
-        self.out.now.extend(self.core.active.get(&id).map(|active| Effect::Force(active.key)));
+        let Some(effect) = self.core.active.get(&id).map(|active| Effect::Force(active.key)) else { return };
+        match self.core.phase {
+            Phase::Forcing { .. } => self.out.now.push(effect),
+            Phase::Open | Phase::Draining { .. } | Phase::Finished => self.out.held.push(effect),
+        }
     }
 
     pub(super) fn report(&mut self, Report { runner: id, key, news }: Report) {
