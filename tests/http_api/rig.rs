@@ -58,9 +58,12 @@ impl Jobs {
     }
 
     fn program(&self, key: AttemptKey) -> String {
-        match &self.records.lock().expect("unpoisoned")[&key].spec.job {
-            Job::Command(command) => command.argv[0].clone(),
-            Job::Script(script) => script.source.clone(),
+        // What was aborted is told to go all the same where the store refused it, and does nothing.
+        let record = self.records.lock().expect("unpoisoned").get(&key).cloned();
+        match record.as_ref().map(|record| &record.spec.job) {
+            Some(Job::Command(command)) => command.argv[0].clone(),
+            Some(Job::Script(script)) => script.source.clone(),
+            None => String::new(),
         }
     }
 }
