@@ -142,3 +142,53 @@ fn case_25_a_large_log_without_a_newline_arrives_whole() {
     let mut follower = rig.unix().open(&Request::new("GET", &format!("/v1/runners/{id}/logs?follow")));
     assert_eq!(follower.take(piece.len() * 50), piece.repeat(50));
 }
+
+#[test]
+fn nothing_that_is_written_is_missed() {
+    let rig = Rig::start();
+    let id = rig.running("hold");
+    let target = format!("/v1/runners/{id}/logs?follow");
+    let mut followers: Vec<_> = (0..3).map(|_| rig.unix().open(&Request::new("GET", &target))).collect();
+    // So often that some writes meet a follower that waits, and some one that is about to.
+    for round in 0..300 {
+        let line = format!("{round:03}\n");
+        rig.write_output(id, &[(OUT, line.as_bytes())]);
+        for follower in &mut followers {
+            assert_eq!(follower.take(4), line.as_bytes());
+        }
+    }
+}
+
+#[test]
+fn who_follows_one_attempt_is_done_when_it_has_ended() {
+    let rig = Rig::start();
+    let id = rig.running("hold");
+    let follow =
+        |query: &str| rig.unix().open(&Request::new("GET", &format!("/v1/runners/{id}/logs?follow{query}")));
+    let (attempt, mut all) = (follow("&attempt=1"), follow(""));
+    rig.write_output(id, &[(OUT, b"one\n")]);
+    rig.jobs.end_main_task(id);
+    assert_eq!(rig.until(id, |record| record.state == State::Draining).outcome, None);
+    assert_eq!(attempt.rest().text(), "one\n");
+    assert_eq!(all.take(4), b"one\n");
+}
+
+#[test]
+fn who_follows_a_runner_goes_on_with_its_next_attempt() {
+    let rig = Rig::start();
+    let answer = rig.submit(r#"{"job": {"command": ["hold"]}, "on_lost": "requeue"}"#);
+    let id = answer.json()["id"].as_str().expect("an id").parse().expect("an id");
+    rig.until(id, |record| record.state == State::Running);
+    let mut all =
+        rig.unix().open(&Request::new("GET", &format!("/v1/runners/{id}/logs?follow&format=ndjson")));
+    rig.write_output(id, &[(OUT, b"one\n")]);
+    rig.jobs.lose(id);
+    rig.until(id, |record| record.position() == Some((1, 2)) && record.state == State::Running);
+    rig.write_output_of(id, 2, &[(OUT, b"two\n")]);
+    all.take_until("\"two\\n\"");
+    rig.jobs.exit(id, 0);
+    all.rest();
+    let lines = lines(&rig.get(&format!("/v1/runners/{id}/logs?format=ndjson&attempt=1")).text());
+    assert_eq!((&lines[0]["attempt"], &lines[0]["text"]), (&json!(1), &json!("one\n")));
+    assert_eq!(rig.get(&format!("/v1/runners/{id}/logs")).text(), "two\n", "the last attempt's");
+}

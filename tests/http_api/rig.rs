@@ -37,9 +37,27 @@ pub(crate) struct Jobs {
 impl Jobs {
     /// The job ends by itself.
     pub(crate) fn exit(&self, runner: RunnerId, code: i32) {
+        let exit = Some(Exit::Code(code));
+        self.report(runner, News::Ended(End { exit, closed: Some(Drain::default()), ..End::default() }));
+    }
+
+    /// The job is lost: nobody knows how it ended.
+    pub(crate) fn lose(&self, runner: RunnerId) {
+        self.report(
+            runner,
+            News::Ended(End { lost: true, closed: Some(Drain::default()), ..End::default() }),
+        );
+    }
+
+    /// The job ends, and its executor does not drain yet.
+    pub(crate) fn end_main_task(&self, runner: RunnerId) {
+        self.report(runner, News::Ended(End { exit: Some(Exit::Code(0)), ..End::default() }));
+    }
+
+    fn report(&self, runner: RunnerId, news: News) {
         let records = self.records.lock().expect("unpoisoned").clone();
         for (key, _) in records.iter().filter(|(_, record)| record.id == runner) {
-            self.end(*key, Exit::Code(code));
+            self.tell(*key, news.clone());
         }
     }
 
@@ -230,7 +248,11 @@ impl Rig {
 
     /// Writes output of the first attempt, as a shim does.
     pub(crate) fn write_output(&self, id: RunnerId, frames: &[(u8, &[u8])]) {
-        let dir = self.supervisor.log_dir(id, 1, 1);
+        self.write_output_of(id, 1, frames);
+    }
+
+    pub(crate) fn write_output_of(&self, id: RunnerId, attempt: u32, frames: &[(u8, &[u8])]) {
+        let dir = self.supervisor.log_dir(id, 1, attempt);
         fs::create_dir_all(&dir).expect("made");
         let path = dir.join(format!("output.{:020}", 0));
         let mut file = fs::OpenOptions::new().create(true).append(true).open(path).expect("opened");
