@@ -72,7 +72,7 @@ fn a_follower_gets_what_comes_until_the_runner_closes() {
     let rig = Rig::start();
     let id = rig.running("hold");
     let target = format!("/v1/runners/{id}/logs?follow=true");
-    // Before there is any output, and before there is a directory.
+    // Before there is any output.
     let mut follower = rig.unix().open(&Request::new("GET", &target));
     let mut other = rig.unix().open(&Request::new("GET", &format!("{target}&format=ndjson&stream=stderr")));
     rig.write_output(id, &[(OUT, b"one\n")]);

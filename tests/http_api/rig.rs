@@ -18,7 +18,7 @@ use runward::{
     job::{AttemptKey, Drain, Exit, Job, Record, RunnerId, State},
     store::{self, Lookup, Readers},
     supervisor::{
-        Actor, Archive, Parts, REPORTS, Stage, Supervisor, Urgent,
+        Actor, Archive, Parts, REPORTS, Stage, Supervisor, Urgent, attempt_dir,
         core::{self, Core},
         ports::{End, News, Report, Runners},
     },
@@ -32,6 +32,7 @@ use crate::client::{Client, Request, Response};
 pub(crate) struct Jobs {
     reports: mpsc::Sender<Report>,
     records: Arc<Mutex<HashMap<AttemptKey, Arc<Record>>>>,
+    logs: PathBuf,
 }
 
 impl Jobs {
@@ -88,6 +89,8 @@ impl Jobs {
 
 impl Runners for Jobs {
     fn prepare(&mut self, record: Arc<Record>, key: AttemptKey) {
+        let (run, attempt) = record.position().expect("an attempt");
+        fs::create_dir_all(attempt_dir(&self.logs, record.id, run, attempt)).expect("made");
         self.records.lock().expect("unpoisoned").insert(key, record);
     }
 
@@ -143,7 +146,7 @@ impl Rig {
         http::token::load_or_create(dir.path()).expect("a token");
         let token = fs::read_to_string(dir.path().join("token")).expect("readable").trim().to_owned();
         let (reports, received) = mpsc::channel(REPORTS);
-        let jobs = Jobs { reports, records: Arc::default() };
+        let jobs = Jobs { reports, records: Arc::default(), logs: dir.path().join("logs") };
         let (urgent, signals) = mpsc::channel(4);
         let (sender, ready) = std_mpsc::channel();
         let mut decided = core::Limits {
@@ -253,7 +256,6 @@ impl Rig {
 
     pub(crate) fn write_output_of(&self, id: RunnerId, attempt: u32, frames: &[(u8, &[u8])]) {
         let dir = self.supervisor.log_dir(id, 1, attempt);
-        fs::create_dir_all(&dir).expect("made");
         let path = dir.join(format!("output.{:020}", 0));
         let mut file = fs::OpenOptions::new().create(true).append(true).open(path).expect("opened");
         for (stream, bytes) in frames {
