@@ -5,9 +5,13 @@ use std::{
     net::{SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde_json::Value;
+
+/// After this long without a byte a test fails rather than hangs. Nothing that works comes near it.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
 pub(crate) enum Client {
@@ -107,8 +111,16 @@ impl Client {
 
     pub(crate) fn connect(&self) -> Box<dyn Socket> {
         match self {
-            Self::Tcp(address) => Box::new(TcpStream::connect(address).expect("connected")),
-            Self::Unix(path) => Box::new(UnixStream::connect(path).expect("connected")),
+            Self::Tcp(address) => {
+                let socket = TcpStream::connect(address).expect("connected");
+                socket.set_read_timeout(Some(PATIENCE)).expect("set");
+                Box::new(socket)
+            }
+            Self::Unix(path) => {
+                let socket = UnixStream::connect(path).expect("connected");
+                socket.set_read_timeout(Some(PATIENCE)).expect("set");
+                Box::new(socket)
+            }
         }
     }
 
