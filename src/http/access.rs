@@ -224,7 +224,10 @@ impl Access {
 
     fn is_this_machine(&self, authority: &Authority, local: SocketAddr) -> bool {
         // User names before an `@` mislead people and parsers.
-        if authority.as_str().contains('@') {
+        let port = authority.as_str().strip_prefix(authority.host());
+        let plain =
+            port.is_some_and(|port| port.trim_start_matches(':').bytes().all(|byte| byte.is_ascii_digit()));
+        if !plain {
             return false;
         }
         let host = authority.host().trim_end_matches('.');
@@ -353,7 +356,9 @@ mod tests {
 
     #[test]
     fn case_44_only_the_token_opens_tcp() {
-        let kind = |pairs| access().granted(&tcp(), &headers(pairs)).map_err(|problem| problem.kind());
+        let kind = |pairs: &[(&'static str, &'static str)]| {
+            access().granted(&tcp(), &headers(pairs)).map_err(|problem| problem.kind())
+        };
         assert_eq!(kind(&[("authorization", "Bearer secret")]), Ok(Scope::Admin));
         assert_eq!(kind(&[("authorization", "bearer  secret")]), Ok(Scope::Admin));
         for wrong in ["", "Bearer", "Bearer ", "Bearer secre", "Bearer secrett", "Basic secret", "secret"] {

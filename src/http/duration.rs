@@ -16,6 +16,9 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.parse::<f64>() {
         return from_seconds(seconds);
     }
+    if text.is_empty() {
+        return None;
+    }
     let mut total = Duration::ZERO;
     let mut rest = text;
     // Each unit once, the larger ones first: `1m1h` is more likely a mistake than an hour and a minute.

@@ -75,8 +75,10 @@ mod tests {
         body: &[u8],
         query: &[(&str, &str)],
     ) -> Option<IdempotencyKey> {
-        let headers =
-            HeaderMap::from_iter([(HEADER.parse().expect("a name"), HeaderValue::from_static(key_text))]);
+        let headers = HeaderMap::from_iter([(
+            HEADER.parse().expect("a name"),
+            HeaderValue::from_bytes(key_text.as_bytes()).expect("a value"),
+        )]);
         let query: Vec<_> = query.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         key(&headers, format, body, &query).ok().flatten()
     }
@@ -100,7 +102,7 @@ mod tests {
     #[test]
     fn a_key_is_visible_and_not_long() {
         assert!(read("550e8400-e29b-41d4-a716-446655440000", Format::Json, b"", &[]).is_some());
-        for wrong in ["", "two words", "\u{7f}"] {
+        for wrong in ["", "two words", "é"] {
             assert!(read(wrong, Format::Json, b"", &[]).is_none(), "{wrong:?}");
         }
         let long: &'static str = Box::leak("k".repeat(256).into_boxed_str());

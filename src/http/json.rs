@@ -194,6 +194,8 @@ impl<'de> Visitor<'de> for Strict<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn fault(body: &str) -> (Kind, Option<String>, String) {
@@ -217,6 +219,22 @@ mod tests {
         assert_eq!(fault(&nested(65)).0, Kind::TooDeep);
         assert_eq!(fault(&"[".repeat(100_000)).0, Kind::TooDeep);
         assert_eq!(fault(&r#"{"a":"#.repeat(65)).0, Kind::TooDeep);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_makes_it_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Err(problem) = parse(&body) {
+                prop_assert!(problem.kind().status().is_client_error());
+            }
+        }
+
+        #[test]
+        fn nothing_like_json_makes_it_panic(body in r#"([\[\]{},: ]|"[a\\\\u0d8]{0,6}"|-?[0-9]{1,3}(e[0-9]{1,4})?|null|true){0,40}"#) {
+            if let Err(problem) = parse(body.as_bytes()) {
+                prop_assert!(problem.kind().status().is_client_error());
+            }
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The control plane. It knows the supervisor's handle and the vocabulary of jobs, and of what is below only how
 //! a log is read.
 //!
-//! A request passes, in this order: the transport ([`serve`]), the checks of [`access`], its route in `routes`.
+//! A request passes, in this order: the transport ([`serve()`]), the checks of [`access`], its route in `routes`.
 //! Whatever goes wrong on the way is a [`problem`].
 
 pub mod access;

@@ -30,7 +30,7 @@ mod tests {
             unknown("field", "tiemout", &["timeout", "name"]),
             "unknown field \"tiemout\"; did you mean \"timeout\"?"
         );
-        assert_eq!(unknown("field", "x", &["a", "b"]), "unknown field \"x\"; there are `a`, `b`");
+        assert_eq!(unknown("field", "xyz", &["a", "b"]), "unknown field \"xyz\"; there are `a`, `b`");
         assert!(unknown("field", &"x".repeat(1 << 20), &["a"]).len() < 200);
     }
 }

@@ -191,7 +191,11 @@ impl PartialSchema for Kind {
     }
 }
 
-impl ToSchema for Kind {}
+impl ToSchema for Kind {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "ProblemType".into()
+    }
+}
 
 /// Why a request was not carried out (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
@@ -274,7 +278,9 @@ impl Problem {
     /// The JSON of it.
     pub(super) fn to_json(&self) -> Vec<u8> {
         // A struct of texts: it can't fail.
-        serde_json::to_vec(&self.0).unwrap_or_default()
+        let mut json = serde_json::to_vec(&self.0).unwrap_or_default();
+        json.push(b'\n');
+        json
     }
 }
 

@@ -9,8 +9,13 @@ pub(super) const HEADERS: Duration = Duration::from_secs(10);
 /// For the body: 1 MiB over a line of 300 kbit/s.
 pub(super) const BODY: Duration = Duration::from_secs(30);
 
-/// For answers in flight when the control plane stops.
-pub(super) const GOODBYE: Duration = Duration::from_secs(5);
+/// For answers in flight when the control plane stops: one that is not taken within it is not being taken. Shorter
+/// than what the daemon gives its stop, so that the end is an orderly one.
+pub(crate) const GOODBYE: Duration = Duration::from_secs(1);
+
+/// After a client has taken nothing of what was written, while others want to hold an answer open: whoever reads at all
+/// takes something sooner.
+pub(crate) const DEAD: Duration = Duration::from_secs(5);
 
 /// After the system had no descriptor for a new connection: none comes free any sooner by asking for it.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

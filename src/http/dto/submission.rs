@@ -140,7 +140,10 @@ mod tests {
     use utoipa::PartialSchema;
 
     use super::*;
-    use crate::http::submission::{COMMAND, FIELDS, SCRIPT};
+    use crate::http::submission::{
+        FIELDS,
+        job::{COMMAND, SCRIPT},
+    };
 
     fn properties<T: PartialSchema>() -> Vec<String> {
         let schema = serde_json::to_value(T::schema()).expect("JSON");

@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use axum::body::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 
 use super::{
     Wanted, blocking,
@@ -11,13 +11,14 @@ use super::{
     watch::{Armed, Watcher},
 };
 use crate::{
+    http::serve::Held,
     job::{AttemptState, Record, RunnerId, State},
     process::log::{Item, LogReader, Stream, TailStart},
     supervisor::{Subscription, Supervisor},
 };
 
 /// What is read at once: a few writes of a pipe, and all the memory that a dead follower holds.
-const CHUNK: usize = 256 << 10;
+const CHUNK: usize = 128 << 10;
 
 /// Which attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,7 +60,7 @@ pub(super) struct Output {
     end: u64,
     follow: Option<Follow>,
     failed: bool,
-    _held: Option<OwnedSemaphorePermit>,
+    _held: Option<Held>,
 }
 
 /// The log that is being read.
@@ -87,7 +88,7 @@ impl Output {
         begin: TailStart,
         end: u64,
         follow: Option<Follow>,
-        held: Option<OwnedSemaphorePermit>,
+        held: Option<Held>,
     ) -> Self {
         let Wanted { id, stream, format, .. } = wanted;
         let mut output =
@@ -124,8 +125,8 @@ impl Output {
     async fn step(&mut self) -> io::Result<Option<Bytes>> {
         // What is known before the log is read to its end: what ended before has written all it had.
         let next = self.follow.as_ref().map_or(Next::End, |follow| follow.next(self.reading.as_ref()));
-        if let Some(items) = self.read().await? {
-            return Ok(Some(self.write(&items)));
+        if let Some(piece) = self.read().await? {
+            return Ok(Some(piece));
         }
         match next {
             Next::End => return Ok(None),
@@ -149,38 +150,40 @@ impl Output {
     }
 
     /// What is there; `None` at the end.
-    async fn read(&mut self) -> io::Result<Option<Vec<Item>>> {
+    async fn read(&mut self) -> io::Result<Option<Bytes>> {
         let Some(mut reading) = self.reading.take() else { return Ok(None) };
         let end = if self.follow.is_some() { u64::MAX } else { self.end };
-        let (reading, items) = blocking(move || {
-            let mut items = Vec::new();
-            let mut bytes = 0;
-            while bytes < CHUNK && reading.reader.offset() < end {
-                let Some(item) = reading.reader.next_item()? else { break };
-                if let Item::Frame(frame) = &item {
-                    bytes += frame.bytes.len();
-                }
-                items.push(item);
-            }
-            Ok((reading, items))
+        let (stream, format) = (self.stream, self.format);
+        let (reading, piece) = blocking(move || {
+            let piece = reading.piece(end, stream, format)?;
+            Ok((reading, piece))
         })
         .await?;
         self.reading = Some(reading);
-        Ok((!items.is_empty()).then_some(items))
+        Ok(piece)
     }
+}
 
-    fn write(&mut self, items: &[Item]) -> Bytes {
-        let mut into = Vec::new();
-        let Some(reading) = &mut self.reading else { return Bytes::new() };
-        for item in items {
-            if let Item::Frame(frame) = item
-                && self.stream.is_some_and(|stream| stream != frame.stream)
-            {
-                continue;
+impl Reading {
+    /// A piece of what is there up to `end`, empty if nothing of it was asked for; `None` at the end. Blocking.
+    fn piece(&mut self, end: u64, stream: Option<Stream>, format: Format) -> io::Result<Option<Bytes>> {
+        let mut piece = Vec::new();
+        let mut read = 0;
+        let mut any = false;
+        while read < CHUNK && self.reader.offset() < end {
+            let Some(item) = self.reader.next_item()? else { break };
+            any = true;
+            if let Item::Frame(frame) = &item {
+                read += frame.bytes.len();
+                if stream.is_some_and(|stream| stream != frame.stream) {
+                    continue;
+                }
             }
-            self.format.write(&mut into, reading.position, item, std::mem::take(&mut reading.skip));
+            format.write(&mut piece, self.position, &item, std::mem::take(&mut self.skip));
         }
-        into.into()
+        // It may be held for long by a client that takes nothing.
+        piece.shrink_to_fit();
+        Ok(any.then(|| piece.into()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The output of jobs, read from their logs and followed as it comes.
 //!
-//! [`follow`] reads as fast as its client takes it, and waits for [`watch`] or for the Runner's next change at the
-//! end; [`format`](self::format) writes what was read. Nothing here is on the way of a job's output: a client that is slow or gone costs a
+//! `follow` reads as fast as its client takes it, and at the end waits for `watch` or for the Runner's next change;
+//! `format` writes what was read. Nothing here is on the way of a job's output: a client that is slow or gone costs a
 //! descriptor and what it has not taken of one read.
 
 mod follow;
@@ -16,7 +16,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
-use tokio::sync::OwnedSemaphorePermit;
 
 pub(super) use format::Format;
 pub(super) use watch::Watcher;
@@ -24,6 +23,7 @@ pub(super) use watch::Watcher;
 use super::{
     Shared,
     problem::{Kind, Problem},
+    serve::Held,
 };
 use crate::{
     job::{Record, RunnerId},
@@ -76,11 +76,7 @@ impl Wanted {
 ///
 /// # Errors
 /// A [`Problem`]: there is no such Runner or attempt, or its log can't be read.
-pub(super) async fn answer(
-    shared: &Shared,
-    wanted: Wanted,
-    held: Option<OwnedSemaphorePermit>,
-) -> Result<Response, Problem> {
+pub(super) async fn answer(shared: &Shared, wanted: Wanted, held: Option<Held>) -> Result<Response, Problem> {
     // Subscribed before it is read: nothing is missed.
     let changes = shared.api.supervisor.subscribe(wanted.id);
     let record = shared.api.supervisor.archive().record(wanted.id).await?;

@@ -11,7 +11,7 @@ use axum::{
     },
 };
 use futures_util::stream;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 
 use super::{
     From, Id, json,
@@ -23,6 +23,7 @@ use crate::{
         dto::{Event, EventPage},
         problem::{Kind, Problem},
         query::Query,
+        serve::Held,
         timing,
     },
     job::{self, EventKind, RunnerId, State as Stage},
@@ -62,7 +63,7 @@ pub(super) async fn of_runner(
     if record.state == Stage::Closed && after >= record.last_seq {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let held = from.0.hold()?;
+    let held = from.0.hold().await?;
     Ok(follow(shared, Some(id.0), after, Changes::One(changes), held))
 }
 
@@ -87,7 +88,7 @@ pub(super) async fn all(
     }
     let last = shared.api.supervisor.last_event();
     let after = asked.after.unwrap_or(*last.borrow());
-    let held = from.0.hold()?;
+    let held = from.0.hold().await?;
     Ok(follow(shared, None, after, Changes::All(last), held))
 }
 
@@ -170,16 +171,10 @@ struct Following {
     changes: Changes,
     closing: watch::Receiver<bool>,
     over: bool,
-    _held: OwnedSemaphorePermit,
+    _held: Held,
 }
 
-fn follow(
-    shared: Shared,
-    runner: Option<RunnerId>,
-    after: u64,
-    changes: Changes,
-    held: OwnedSemaphorePermit,
-) -> Response {
+fn follow(shared: Shared, runner: Option<RunnerId>, after: u64, changes: Changes, held: Held) -> Response {
     let closing = shared.closing.clone();
     let following = Following {
         shared,

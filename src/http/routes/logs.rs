@@ -60,7 +60,7 @@ pub(super) async fn logs(
         format: one_word(&mut query, "format", &[("raw", Format::Raw), ("ndjson", Format::Ndjson)])?
             .unwrap_or(Format::Raw),
     };
-    let held = from.0.hold()?;
+    let held = from.0.hold().await?;
     logs::answer(&shared, wanted, Some(held)).await
 }
 

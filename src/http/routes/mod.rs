@@ -108,7 +108,11 @@ fn no_parameters(uri: &Uri) -> Result<(), Problem> {
 /// An answer in JSON.
 fn json(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
-        Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        Ok(mut body) => {
+            // For people at a terminal.
+            body.push(b'\n');
+            (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+        }
         // Our own types with text keys: it can't happen, and says so if it does.
         Err(error) => Problem::new(Kind::StoreUnreadable, format!("the answer can't be written: {error}"))
             .into_response(),

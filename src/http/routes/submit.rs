@@ -92,7 +92,7 @@ pub(super) async fn submit(
     let spec = read_spec(&shared, format, bytes, &mut query).await?;
     let held = match answer {
         Answer::AtOnce => None,
-        Answer::Wait(_) | Answer::Follow => Some(from.0.hold()?),
+        Answer::Wait(_) | Answer::Follow => Some(from.0.hold().await?),
     };
     let submitted = shared.api.supervisor.submit(RunnerId::new(), spec, key).await?;
     let mut response = match answer {

@@ -4,8 +4,8 @@
 //! the other. When a half is full, a new connection takes the place of the one that has kept the daemon waiting
 //! longest: for headers, for a body, or to take an answer. So a thousand dribbling clients make room for whoever
 //! comes with a request, and a connection whose answer is being worked out is never given up. Answers that are
-//! held open (follow, wait, event streams) are at most half of a transport's connections; where nothing can be
-//! given up, the new connection is told so and closed.
+//! held open (follow, wait, event streams) are at most half of a transport's connections, and a new one takes the
+//! place of a client that has stopped taking its own. Where nothing can be given up, the new client is told so.
 
 mod io;
 mod listener;
@@ -30,7 +30,7 @@ use tokio::{
 use tower::ServiceExt;
 
 pub use listener::Listener;
-pub(super) use slots::Place;
+pub(super) use slots::{Held, Place};
 
 use super::{Api, Parts, Shared, access::MAX_HEADERS, logs::Watcher, routes, timing};
 use io::Watched;
@@ -47,7 +47,7 @@ const BUFFER: usize = 64 << 10;
 /// there is room left below the usual limit of 1024 descriptors.
 pub(super) const MAX_CONNECTIONS: usize = 512;
 
-/// Serves the control plane until `shutdown`, then lets answers in flight finish, for five seconds at most.
+/// Serves the control plane until `shutdown`, then lets answers in flight finish, for a second at most.
 /// Dropping the future ends everything at once.
 pub async fn serve(listeners: Vec<Listener>, api: Api, shutdown: impl Future<Output = ()>) {
     let (close, closing) = watch::channel(false);
@@ -161,6 +161,9 @@ where
             ended = connection.as_mut() => break ended,
             () = place.evicted() => return,
             _ = closing.wait_for(|closing| *closing), if !leaving => {
+                if place.idle() {
+                    return;
+                }
                 leaving = true;
                 connection.as_mut().graceful_shutdown();
             }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll},
     time::Instant,
 };
@@ -15,6 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use crate::http::{
     access::Peer,
     problem::{Kind, Problem},
+    timing,
 };
 
 /// The connections of one transport.
@@ -35,7 +36,7 @@ struct Taken {
 pub(in crate::http) struct Place {
     /// Who is at the other end.
     pub(in crate::http) peer: Peer,
-    held: Arc<Semaphore>,
+    slots: Weak<Slots>,
     waits: Mutex<Waits>,
     evicted: Notify,
 }
@@ -46,6 +47,8 @@ struct Waits {
     request: Option<Instant>,
     /// To take what was written.
     room: Option<Instant>,
+    /// Whether its answer is held open.
+    holds: bool,
 }
 
 /// The right to a place; it is free again when this is dropped.
@@ -69,12 +72,12 @@ impl Slots {
     pub(super) fn enter(self: &Arc<Self>, peer: Peer) -> Option<Slot> {
         let place = Arc::new(Place {
             peer,
-            held: Arc::clone(&self.held),
-            waits: Mutex::new(Waits { request: Some(Instant::now()), room: None }),
+            slots: Arc::downgrade(self),
+            waits: Mutex::new(Waits { request: Some(Instant::now()), room: None, holds: false }),
             evicted: Notify::new(),
         });
         let mut taken = lock(&self.taken);
-        if taken.places.len() >= self.limit && !taken.evict_oldest() {
+        if taken.places.len() >= self.limit && !taken.evict_oldest(Waits::since) {
             return None;
         }
         let number = taken.next;
@@ -85,13 +88,26 @@ impl Slots {
 
     /// Lets the connection go that has kept us waiting longest, if there is one.
     pub(super) fn evict_oldest(&self) {
-        lock(&self.taken).evict_oldest();
+        lock(&self.taken).evict_oldest(Waits::since);
+    }
+}
+
+impl Waits {
+    fn since(&self) -> Option<Instant> {
+        self.request.into_iter().chain(self.room).min()
+    }
+
+    /// Of one that holds an answer open, and seems to be dead.
+    fn dead_since(&self) -> Option<Instant> {
+        self.room.filter(|since| self.holds && since.elapsed() >= timing::DEAD)
     }
 }
 
 impl Taken {
-    fn evict_oldest(&mut self) -> bool {
-        let waiting = self.places.iter().filter_map(|(number, place)| Some((place.waits_since()?, *number)));
+    /// Gives up the place for which `since` is longest ago; `false` where it is for none.
+    fn evict_oldest(&mut self, since: impl Fn(&Waits) -> Option<Instant>) -> bool {
+        let waiting =
+            self.places.iter().filter_map(|(number, place)| Some((since(&lock(&place.waits))?, *number)));
         let Some((_, number)) = waiting.min() else { return false };
         if let Some(place) = self.places.remove(&number) {
             place.evicted.notify_one();
@@ -101,9 +117,10 @@ impl Taken {
 }
 
 impl Place {
-    fn waits_since(&self) -> Option<Instant> {
+    /// Whether it has no request, or only a part of one, and has taken all that was written.
+    pub(super) fn idle(&self) -> bool {
         let waits = lock(&self.waits);
-        waits.request.into_iter().chain(waits.room).min()
+        waits.request.is_some() && waits.room.is_none()
     }
 
     /// Resolves when the place was given to another.
@@ -128,17 +145,42 @@ impl Place {
         }
     }
 
-    /// The right to hold an answer open for long.
+    /// The right to hold an answer open for long. If need be a client loses his that has stopped
+    /// taking his answer.
     ///
     /// # Errors
-    /// A [`Problem`] when as many are open as may be.
-    pub(in crate::http) fn hold(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        Arc::clone(&self.held).try_acquire_owned().map_err(|_| {
+    /// A [`Problem`] when as many are open as may be, and each is taken.
+    pub(in crate::http) async fn hold(self: &Arc<Self>) -> Result<Held, Problem> {
+        let too_many = || {
             Problem::new(
                 Kind::TooManyConnections,
                 "as many answers are held open (follow, wait, event streams) as may be; ask without, or later",
             )
-        })
+        };
+        let slots = self.slots.upgrade().ok_or_else(too_many)?;
+        let free = Arc::clone(&slots.held);
+        let permit = match Arc::clone(&free).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) if lock(&slots.taken).evict_oldest(Waits::dead_since) => {
+                // Its connection ends now, and gives back what it held.
+                free.acquire_owned().await.map_err(|_| too_many())?
+            }
+            Err(_) => return Err(too_many()),
+        };
+        lock(&self.waits).holds = true;
+        Ok(Held { place: Arc::clone(self), _permit: permit })
+    }
+}
+
+/// The right to hold an answer open, until it is dropped.
+pub(in crate::http) struct Held {
+    place: Arc<Place>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        lock(&self.place.waits).holds = false;
     }
 }
 
@@ -266,13 +308,36 @@ mod tests {
         assert!(enter(&slots).is_some());
     }
 
-    #[test]
-    fn half_may_be_held_open() {
+    #[tokio::test]
+    async fn half_may_be_held_open() {
         let slots = Slots::new(4);
         let slot = enter(&slots).expect("free");
-        let held: Vec<_> = (0..2).map(|_| slot.place.hold().expect("free")).collect();
-        assert_eq!(slot.place.hold().err().map(|problem| problem.kind()), Some(Kind::TooManyConnections));
-        drop(held);
-        assert!(slot.place.hold().is_ok());
+        let other = enter(&slots).expect("free");
+        let first = slot.place.hold().await.expect("free");
+        let second = other.place.hold().await.expect("free");
+        let third = enter(&slots).expect("free");
+        assert_eq!(
+            third.place.hold().await.err().map(|problem| problem.kind()),
+            Some(Kind::TooManyConnections)
+        );
+        drop(first);
+        assert!(third.place.hold().await.is_ok());
+        drop(second);
+    }
+
+    #[tokio::test]
+    async fn who_does_not_take_his_answer_loses_it_to_another() {
+        let slots = Slots::new(2);
+        let dead = enter(&slots).expect("free");
+        let held = dead.place.hold().await.expect("free");
+        dead.place.takes(false);
+        assert!(dead.place.hold().await.is_err(), "it may only be slow");
+        lock(&dead.place.waits).room = Instant::now().checked_sub(timing::DEAD);
+        let alive = enter(&slots).expect("free");
+        let (taken, ()) = tokio::join!(alive.place.hold(), async {
+            dead.place.evicted().await;
+            drop(held);
+        });
+        assert!(taken.is_ok());
     }
 }

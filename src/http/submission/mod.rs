@@ -1,25 +1,21 @@
 //! What a client may submit, and the one place where it becomes a [`Spec`].
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+pub(super) mod job;
+
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::{
     Config,
-    fields::{Fields, invalid, texts},
+    fields::{Fields, invalid},
+    json::join,
     nearest,
     problem::{Kind, Problem},
 };
-use crate::job::{Command, Job, OnLost, Script, Spec};
+use crate::job::{OnLost, Spec};
+pub(super) use job::{check_user, user};
 
-/// The longest argument or environment variable, with its closing NUL: `MAX_ARG_STRLEN` of Linux.
-const MAX_STRING: usize = 128 << 10;
-/// What Linux takes for arguments and environment with the usual stack limit of 8 MiB, pointers included.
-const MAX_EXEC: usize = 2 << 20;
-/// Room in that for what the daemon itself adds to the environment, and for the interpreter of a script.
-const EXEC_RESERVE: usize = 32 << 10;
-/// A pointer to each argument and variable counts too.
-const POINTER: usize = 8;
 /// Names are for people and for lists: long enough for any, short enough for a line.
 const MAX_NAME: usize = 255;
 /// Labels of one Runner: they are in every row of every list.
@@ -43,13 +39,6 @@ pub(super) const FIELDS: [&str; 15] = [
     "keep_open",
     "debug",
 ];
-const KINDS: [&str; 5] = ["command", "script", "http", "python", "handler"];
-pub(super) const COMMAND: [&str; 6] = ["argv", "env", "cwd", "stdin", "user", "stop_signal"];
-pub(super) const SCRIPT: [&str; 7] = ["source", "args", "env", "cwd", "stdin", "user", "stop_signal"];
-
-/// Signals that may ask a job to stop. `KILL` and `STOP` are not among them: nothing can clean up after the first,
-/// and nothing ends by the second.
-pub(super) const STOP_SIGNALS: [&str; 8] = ["TERM", "INT", "HUP", "QUIT", "ABRT", "USR1", "USR2", "WINCH"];
 
 /// Reads a submission.
 ///
@@ -62,7 +51,7 @@ pub(super) fn spec(body: Value, config: &Config) -> Result<Arc<Spec>, Problem> {
         .value("job")
         .ok_or_else(|| missing("job", r#"say what to do, as in {"job": {"command": ["echo", "hi"]}}"#))?;
     let spec = Spec {
-        job: read_job(job)?,
+        job: job::read_job(job)?,
         name: fields.text("name")?,
         queue: fields.text("queue")?.unwrap_or_else(|| DEFAULT_QUEUE.to_owned()),
         priority: fields.integer("priority")?.unwrap_or(0),
@@ -103,106 +92,6 @@ fn refuse_unsupported(fields: &mut Fields) -> Result<(), Problem> {
     }
 }
 
-fn read_job(job: Value) -> Result<Job, Problem> {
-    let one = || {
-        let detail =
-            "`job` must have exactly one key, the kind of job, as in {\"command\": [\"echo\", \"hi\"]}";
-        Problem::new(Kind::InvalidField, detail).field("job").allowed(KINDS)
-    };
-    let Value::Object(map) = job else { return Err(one()) };
-    let mut entries = map.into_iter();
-    let (Some((kind, value)), None) = (entries.next(), entries.next()) else { return Err(one()) };
-    match kind.as_str() {
-        "command" => Ok(Job::Command(read_command(value)?)),
-        "script" => Ok(Job::Script(read_script(value)?)),
-        "http" | "python" | "handler" => {
-            Err(unsupported(&format!("job.{kind}"), "submit a `command` or a `script`"))
-        }
-        other => Err(Problem::new(Kind::UnknownField, nearest::unknown("kind of job", other, &KINDS))
-            .field(super::json::join("job", other))
-            .allowed(KINDS)),
-    }
-}
-
-fn read_command(value: Value) -> Result<Command, Problem> {
-    const PATH: &str = "job.command";
-    match value {
-        Value::Array(_) => Ok(Command { argv: argv(value, PATH)?, ..Command::default() }),
-        Value::Object(_) => {
-            let mut fields = Fields::open(value, PATH, &COMMAND)?;
-            let path = fields.path("argv");
-            let list = fields
-                .value("argv")
-                .ok_or_else(|| missing(&path, "it must be a non-empty list of strings"))?;
-            Ok(Command {
-                argv: argv(list, &path)?,
-                env: environment(&mut fields)?,
-                cwd: cwd(&mut fields)?,
-                stdin: fields.text("stdin")?,
-                user: fields.text("user")?,
-                stop_signal: stop_signal(&mut fields)?,
-            })
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Err(invalid(
-            PATH,
-            "a non-empty list of strings, the program and its arguments, or an object with `argv`; a line for the \
-             shell is a `script`",
-        )),
-    }
-}
-
-fn argv(value: Value, path: &str) -> Result<Vec<String>, Problem> {
-    if !value.is_array() {
-        return Err(invalid(path, "a non-empty list of strings"));
-    }
-    let argv = texts(value, path)?;
-    match argv.first() {
-        None => Err(invalid(path, "a non-empty list of strings: the program, then its arguments")),
-        Some(program) if program.is_empty() => {
-            Err(invalid(&format!("{path}[0]"), "the name or the path of a program, not empty"))
-        }
-        Some(_) => {
-            arguments(&argv, path)?;
-            Ok(argv)
-        }
-    }
-}
-
-fn read_script(value: Value) -> Result<Script, Problem> {
-    const PATH: &str = "job.script";
-    match value {
-        Value::String(source) => Ok(Script { source: script_source(source, PATH)?, ..Script::default() }),
-        Value::Object(_) => {
-            let mut fields = Fields::open(value, PATH, &SCRIPT)?;
-            let path = fields.path("source");
-            let source =
-                fields.text("source")?.ok_or_else(|| missing(&path, "it is the script itself, a string"))?;
-            let args = fields.texts("args")?.unwrap_or_default();
-            arguments(&args, &fields.path("args"))?;
-            Ok(Script {
-                source: script_source(source, &path)?,
-                args,
-                env: environment(&mut fields)?,
-                cwd: cwd(&mut fields)?,
-                stdin: fields.text("stdin")?,
-                user: fields.text("user")?,
-                stop_signal: stop_signal(&mut fields)?,
-            })
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
-            Err(invalid(PATH, "the script itself, a string, or an object with `source`"))
-        }
-    }
-}
-
-fn script_source(source: String, path: &str) -> Result<String, Problem> {
-    if source.trim_ascii().is_empty() {
-        return Err(invalid(path, "the script itself, not empty"));
-    }
-    without_nul(&source, path)?;
-    Ok(source)
-}
-
 fn on_lost(fields: &mut Fields) -> Result<OnLost, Problem> {
     let Some(word) = fields.text("on_lost")? else { return Ok(OnLost::default()) };
     OnLost::from_word(&word).ok_or_else(|| {
@@ -211,70 +100,6 @@ fn on_lost(fields: &mut Fields) -> Result<OnLost, Problem> {
             .field("on_lost")
             .allowed(words)
     })
-}
-
-fn cwd(fields: &mut Fields) -> Result<Option<PathBuf>, Problem> {
-    let Some(cwd) = fields.text("cwd")? else { return Ok(None) };
-    let path = fields.path("cwd");
-    without_nul(&cwd, &path)?;
-    if !cwd.starts_with('/') {
-        return Err(invalid(&path, "an absolute path, one that begins with `/`"));
-    }
-    Ok(Some(cwd.into()))
-}
-
-fn stop_signal(fields: &mut Fields) -> Result<Option<String>, Problem> {
-    let Some(given) = fields.text("stop_signal")? else { return Ok(None) };
-    let upper = given.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    if STOP_SIGNALS.contains(&name) {
-        return Ok(Some(name.to_owned()));
-    }
-    let path = fields.path("stop_signal");
-    let detail = nearest::unknown(&format!("signal in `{path}`:"), &given, &STOP_SIGNALS);
-    Err(Problem::new(Kind::InvalidField, detail).field(path).allowed(STOP_SIGNALS))
-}
-
-fn environment(fields: &mut Fields) -> Result<BTreeMap<String, String>, Problem> {
-    let env = fields.text_map("env")?;
-    variables(&env, &fields.path("env"))?;
-    Ok(env)
-}
-
-fn without_nul(text: &str, path: &str) -> Result<(), Problem> {
-    if text.contains('\0') { Err(invalid(path, "free of NUL characters (\\u0000)")) } else { Ok(()) }
-}
-
-fn arguments(list: &[String], path: &str) -> Result<(), Problem> {
-    for (index, argument) in list.iter().enumerate() {
-        let path = || format!("{path}[{index}]");
-        if argument.len() >= MAX_STRING {
-            return Err(invalid(
-                &path(),
-                "shorter than 128 KiB, as Linux demands of an argument; use `stdin` or a file",
-            ));
-        }
-        without_nul(argument, &path())?;
-    }
-    Ok(())
-}
-
-fn variables(map: &BTreeMap<String, String>, path: &str) -> Result<(), Problem> {
-    for (name, value) in map {
-        let path = super::json::join(path, name);
-        if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(Problem::new(
-                Kind::InvalidField,
-                format!("{name:?} in `{path}` is no name of a variable; it must not be empty and have no `=` or NUL"),
-            )
-            .field(path));
-        }
-        without_nul(value, &path)?;
-        if name.len() + 1 + value.len() >= MAX_STRING {
-            return Err(invalid(&path, "shorter than 128 KiB with its name, as Linux demands of a variable"));
-        }
-    }
-    Ok(())
 }
 
 /// What concerns more than one field, or is the same for all kinds of job.
@@ -290,7 +115,7 @@ fn check(spec: &Spec) -> Result<(), Problem> {
         return Err(invalid("labels", "64 labels at the most"));
     }
     for (key, value) in &spec.labels {
-        let path = super::json::join("labels", key);
+        let path = join("labels", key);
         if key.contains('=') {
             return Err(invalid(
                 &path,
@@ -302,24 +127,11 @@ fn check(spec: &Spec) -> Result<(), Problem> {
             printable(value, &path)?;
         }
     }
-    variables(&spec.context, "context")?;
+    job::variables(&spec.context, "context")?;
     if spec.timeout.is_some_and(|timeout| timeout.is_zero()) {
         return Err(invalid("timeout", "longer than 0; leave it out for no limit"));
     }
-    let (arguments, env, path): (&[String], _, _) = match &spec.job {
-        Job::Command(command) => (&command.argv, &command.env, "job.command"),
-        Job::Script(script) => (&script.args, &script.env, "job.script"),
-    };
-    let strings = arguments.iter().map(|argument| argument.len() + 1);
-    let variables = env.iter().chain(&spec.context).map(|(name, value)| name.len() + value.len() + 2);
-    let total: usize = strings.chain(variables).map(|length| length + POINTER).sum();
-    if total + EXEC_RESERVE >= MAX_EXEC {
-        return Err(invalid(
-            path,
-            "smaller: arguments, environment and context together reach 2 MiB, more than Linux takes; use `stdin` or a file",
-        ));
-    }
-    Ok(())
+    job::fits(spec)
 }
 
 fn printable(text: &str, path: &str) -> Result<(), Problem> {
@@ -330,44 +142,15 @@ fn printable(text: &str, path: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The user that a job asks for.
-pub(super) fn user(spec: &Spec) -> Option<(&str, &'static str)> {
-    match &spec.job {
-        Job::Command(command) => command.user.as_deref().map(|user| (user, "job.command.user")),
-        Job::Script(script) => script.user.as_deref().map(|user| (user, "job.script.user")),
-    }
-}
-
-/// Checks that a daemon of this user may run jobs as that one. Asks the system's user database, which may be on a network:
-/// not for an async worker.
-///
-/// # Errors
-/// A [`Problem`]: there is no such user, or the daemon may not switch.
-pub(super) fn check_user(name: &str, path: &str, daemon: nix::unistd::Uid) -> Result<(), Problem> {
-    let user = match nix::unistd::User::from_name(name) {
-        Ok(Some(user)) => user,
-        Ok(None) | Err(nix::errno::Errno::EINVAL) => {
-            return Err(invalid(path, &format!("the name of a user of this machine; it knows no {name:?}")));
-        }
-        Err(error) => {
-            let detail =
-                format!("the system's user database can't be read ({error}), so `{path}` can't be checked");
-            return Err(Problem::new(Kind::InvalidField, detail).field(path));
-        }
-    };
-    if daemon.is_root() || user.uid == daemon {
-        return Ok(());
-    }
-    Err(invalid(path, "left out: this daemon does not run as root, so it can't run jobs as another user"))
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use proptest::prelude::*;
     use serde_json::json;
 
-    use super::*;
+    use super::{job::*, *};
+    use crate::job::Job;
 
     fn read(body: Value) -> Result<Arc<Spec>, Problem> {
         spec(body, &Config::default())
@@ -476,6 +259,45 @@ mod tests {
             let shown: String = body.to_string().chars().take(120).collect();
             let (is, at, detail) = fault(body);
             assert_eq!((is, at.as_str()), (kind, field), "{shown}: {detail}");
+        }
+    }
+
+    /// Anything, most likely with names and values that mean something somewhere.
+    fn anything() -> impl Strategy<Value = Value> {
+        let words = || {
+            prop_oneof![
+                proptest::sample::select([&FIELDS[..], &KINDS, &COMMAND, &SCRIPT, &STOP_SIGNALS].concat())
+                    .prop_map(String::from),
+                proptest::sample::select(vec!["30s", "/tmp", "", "\0", "=", "hold", "1h30m", "root"])
+                    .prop_map(String::from),
+                "\\PC{0,8}",
+            ]
+        };
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            words().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 40, 6, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::btree_map(words(), inner, 0..5)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_makes_it_panic(body in anything(), job in anything()) {
+            for body in [body.clone(), json!({"job": job}), json!({"job": {"command": body}}), json!({"job": {"script": job}})] {
+                if let Err(problem) = read(body) {
+                    prop_assert!(problem.kind().status().is_client_error());
+                    prop_assert!(problem.at().is_some());
+                }
+            }
         }
     }
 
