@@ -184,6 +184,9 @@ fn start(flags: &Flags, on_runtime: impl FnOnce(&Handle)) -> Result<Code, StartE
     runtime.shutdown_background();
     drop(signals);
     state.withdraw();
+    if let Err(error) = tier.remove() {
+        tracing::debug!(%error, "the jobs' cgroup is left for the next start");
+    }
     Ok(code)
 }
 

@@ -19,7 +19,7 @@ use super::{
     ports::{AppendError, Batch, EventLog, Records, Report, Runners},
     writer::{Writer, Written},
 };
-use crate::job::{Record, RunnerId};
+use crate::job::{Outcome, Record, RunnerId};
 
 /// Requests taken from the API and not yet handled. Beyond it callers wait: what they asked for was not
 /// accepted yet.
@@ -292,7 +292,6 @@ impl<R: Runners, S: Records> Actor<R, S> {
     }
 
     fn written(&mut self, Written { batch, result }: Written) {
-        let held = self.in_flight.take().unwrap_or_default();
         match result {
             Ok(duplicates) => {
                 if self.failing.take().is_some() {
@@ -308,13 +307,17 @@ impl<R: Runners, S: Records> Actor<R, S> {
                 let upto = batch.events.last().map_or(0, |event| event.seq);
                 let records: Vec<_> =
                     batch.records.into_iter().filter(|record| !refused.contains(&record.id)).collect();
+                records.iter().for_each(|record| tell_end(record));
                 self.hub.publish(&records, upto);
                 self.input(Input::Committed { upto });
-                for effect in held {
+                for effect in self.in_flight.take().unwrap_or_default() {
                     self.perform(effect);
                 }
             }
-            Err(AppendError::Refused(reason)) => self.store_refused(batch, held, reason),
+            Err(AppendError::Refused(reason)) => {
+                let held = self.in_flight.take().unwrap_or_default();
+                self.store_refused(batch, held, reason);
+            }
             Err(AppendError::Broken(reason)) => self.ended = Some(Ended::Fatal(Fatal::StoreBroken(reason))),
         }
     }
@@ -375,7 +378,11 @@ impl<R: Runners, S: Records> Actor<R, S> {
             Effect::Go(key) => self.runners.go(key),
             Effect::Cancel(key) => self.runners.cancel(key),
             Effect::Force(key) => self.runners.force(key),
-            Effect::Abort(key) => self.runners.abort(key),
+            Effect::Abort(key) => {
+                let held = self.in_flight.iter_mut().chain([&mut self.pending.held]);
+                held.for_each(|held| held.retain(|held| *held != Effect::Go(key)));
+                self.runners.abort(key);
+            }
             Effect::Settled(key) => self.runners.settled(key),
             Effect::Reply(token, answer) => self.answer(token, Reply::Answer(answer)),
             Effect::Finished { abandoned } if abandoned.is_empty() => {
@@ -422,6 +429,25 @@ fn name_of(record: &Record) -> String {
     match &record.spec.name {
         Some(name) => format!("{name} ({})", record.id),
         None => record.id.to_string(),
+    }
+}
+
+/// A line for each job that is over, so that the log alone tells what happened.
+fn tell_end(record: &Record) {
+    let Some(outcome) = record.outcome else { return };
+    let (runner, name) = (record.id, record.spec.name.as_deref());
+    let exit = record.attempt().and_then(|attempt| attempt.exit);
+    let error =
+        record.attempt().and_then(|attempt| attempt.error.as_ref()).map(|error| error.message.as_str());
+    let exit = exit.map(tracing::field::debug);
+    match outcome {
+        Outcome::Succeeded => tracing::debug!(%runner, name, %outcome, "closed"),
+        Outcome::Cancelled | Outcome::Killed | Outcome::TimedOut => {
+            let by = record.cancel.as_ref().map(|receipt| receipt.by.0.as_str());
+            tracing::info!(%runner, name, %outcome, exit, by, "closed");
+        }
+        Outcome::Failed => tracing::info!(%runner, name, %outcome, exit, error, "closed"),
+        Outcome::Lost => tracing::warn!(%runner, name, %outcome, error, "closed"),
     }
 }
 

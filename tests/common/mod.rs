@@ -34,6 +34,14 @@ impl Setup {
         Self::of(env!("CARGO_BIN_EXE_runward").into(), "serve")
     }
 
+    /// A daemon that another program starts.
+    pub fn through(program: &str, arguments: &[&str]) -> Self {
+        let mut setup = Self::of(program.into(), "");
+        setup.arguments = arguments.iter().map(ToString::to_string).collect();
+        setup.arguments.extend([env!("CARGO_BIN_EXE_runward").into(), "serve".into()]);
+        setup
+    }
+
     /// A daemon that is another program's.
     pub fn of(program: PathBuf, argument: &str) -> Self {
         let dir = Arc::new(tempfile::tempdir().expect("a temporary directory"));

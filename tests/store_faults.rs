@@ -1,0 +1,272 @@
+//! Hard case 32: the store has no room, or breaks. The log is a fake behind its trait; the actor is the real one.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use runward::{
+    job::{
+        AttemptKey, Command, Drain, Event, Exit, Job, OnLost, Outcome, Record, Requester, RunnerId, Spec,
+        State,
+    },
+    supervisor::{
+        Actor, Archive, Ended, Fatal, Filter, Parts, REPORTS, Reading, Refusal, Stage, Supervisor, Taken,
+        Urgent,
+        core::{Core, Limits},
+        ports::{AppendError, Batch, Duplicate, End, EventLog, News, Records, Report, Runners},
+    },
+};
+use tokio::sync::mpsc;
+
+const WELL: u8 = 0;
+const FULL: u8 = 1;
+const BROKEN: u8 = 2;
+
+/// What the disk does, and what it holds.
+#[derive(Clone, Default)]
+struct Disk {
+    health: Arc<AtomicU8>,
+    events: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Disk {
+    fn becomes(&self, health: u8) {
+        self.health.store(health, Ordering::SeqCst);
+    }
+
+    fn events_of(&self, id: RunnerId) -> Vec<&'static str> {
+        let events = self.events.lock().expect("unpoisoned");
+        events.iter().filter(|event| event.runner == id).map(|event| event.kind.name()).collect()
+    }
+}
+
+impl EventLog for Disk {
+    fn append(&mut self, batch: &Batch) -> Result<Vec<Duplicate>, AppendError> {
+        match self.health.load(Ordering::SeqCst) {
+            WELL => self.events.lock().expect("unpoisoned").extend(batch.events.iter().cloned()),
+            FULL => return Err(AppendError::Refused("no space left on device".into())),
+            _ => return Err(AppendError::Broken("a sync failed".into())),
+        }
+        Ok(Vec::new())
+    }
+}
+
+struct Nothing;
+
+impl Records for Nothing {
+    fn load(&self, _: RunnerId) -> Option<Record> {
+        None
+    }
+}
+
+impl Archive for Nothing {
+    fn record(&self, _: RunnerId) -> Reading<Option<Record>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn list(&self, _: Filter) -> Reading<Vec<Record>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn events(&self, _: u64, _: Option<RunnerId>, _: usize) -> Reading<Vec<Event>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn keyed(&self, _: String) -> Reading<Option<(RunnerId, [u8; 32])>> {
+        Box::pin(async { Ok(None) })
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Told {
+    Prepare(RunnerId, AttemptKey),
+    Go(AttemptKey),
+    Cancel(AttemptKey),
+    Force(AttemptKey),
+    Abort(AttemptKey),
+    Settled(AttemptKey),
+}
+
+/// Runners that do nothing but tell what they were told.
+struct Listening(mpsc::UnboundedSender<Told>);
+
+impl Listening {
+    fn hear(&self, told: Told) {
+        self.0.send(told).expect("the test listens");
+    }
+}
+
+impl Runners for Listening {
+    fn prepare(&mut self, record: Arc<Record>, key: AttemptKey) {
+        self.hear(Told::Prepare(record.id, key));
+    }
+
+    fn go(&mut self, key: AttemptKey) {
+        self.hear(Told::Go(key));
+    }
+
+    fn cancel(&mut self, key: AttemptKey) {
+        self.hear(Told::Cancel(key));
+    }
+
+    fn force(&mut self, key: AttemptKey) {
+        self.hear(Told::Force(key));
+    }
+
+    fn abort(&mut self, key: AttemptKey) {
+        self.hear(Told::Abort(key));
+    }
+
+    fn settled(&mut self, key: AttemptKey) {
+        self.hear(Told::Settled(key));
+    }
+}
+
+struct Rig {
+    disk: Disk,
+    supervisor: Supervisor,
+    told: mpsc::UnboundedReceiver<Told>,
+    reports: mpsc::Sender<Report>,
+    urgent: mpsc::Sender<Urgent>,
+    actor: tokio::task::JoinHandle<Ended>,
+}
+
+impl Rig {
+    fn start() -> Self {
+        let disk = Disk::default();
+        let limits = Limits {
+            max_running: 2,
+            max_queued: 10,
+            cancel_grace: Duration::from_secs(30),
+            shutdown: Duration::from_secs(300),
+        };
+        let (sender, told) = mpsc::unbounded_channel();
+        let (reports, report_receiver) = mpsc::channel(REPORTS);
+        let (urgent, urgent_receiver) = mpsc::channel(4);
+        let parts = Parts {
+            core: Core::new(limits, "boot".into(), 1),
+            runners: Listening(sender),
+            reports: report_receiver,
+            urgent: urgent_receiver,
+            log: Box::new(disk.clone()),
+            records: Nothing,
+            last_seq: 0,
+        };
+        let (mut actor, supervisor) =
+            Actor::new(parts, Arc::new(Nothing), "/nowhere".into()).expect("the actor is made");
+        let actor = tokio::runtime::Handle::current().spawn(async move { actor.run().await });
+        Self { disk, supervisor, told, reports, urgent, actor }
+    }
+
+    async fn submit(&self) -> Result<RunnerId, Refusal> {
+        let id = RunnerId::new();
+        self.supervisor.submit(id, Arc::new(spec()), None).await.map(|submitted| submitted.id)
+    }
+
+    /// A job that executes.
+    async fn running(&mut self) -> (RunnerId, AttemptKey) {
+        let id = RunnerId::new();
+        let mut subscription = self.supervisor.subscribe(id);
+        self.supervisor.submit(id, Arc::new(spec()), None).await.expect("accepted");
+        let Some(Told::Prepare(_, key)) = self.told.recv().await else { panic!("it is prepared first") };
+        assert_eq!(self.told.recv().await, Some(Told::Go(key)));
+        self.report(id, key, News::Running { pid: Some(7), start_time: Some(7) }).await;
+        while subscription.changed().await.state != State::Running {}
+        (id, key)
+    }
+
+    async fn report(&self, runner: RunnerId, key: AttemptKey, news: News) {
+        self.reports.send(Report { runner, key, news }).await.expect("the actor listens");
+    }
+
+    async fn stage(&self, fits: impl Fn(&Stage) -> bool) {
+        let mut status = self.supervisor.status();
+        status.wait_for(|status| fits(&status.stage)).await.expect("the actor lives");
+    }
+}
+
+fn spec() -> Spec {
+    Spec {
+        job: Job::Command(Command { argv: vec!["true".into()], ..Command::default() }),
+        name: None,
+        queue: "default".into(),
+        priority: 0,
+        labels: BTreeMap::new(),
+        context: BTreeMap::new(),
+        timeout: None,
+        cancel_grace: None,
+        drain_timeout: Duration::from_secs(300),
+        on_lost: OnLost::Fail,
+        debug: None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn case_32_a_full_disk_refuses_new_jobs_and_what_runs_is_supervised_on() {
+    let mut rig = Rig::start();
+    let (running, key) = rig.running().await;
+    rig.disk.becomes(FULL);
+    let refused = rig.submit().await.expect_err("nothing can be accepted that can't be kept");
+    assert!(
+        matches!(&refused, Refusal::StoreFailing(reason) if reason.contains("no space left")),
+        "{refused}"
+    );
+    rig.stage(|stage| matches!(stage, Stage::StoreFailing { .. })).await;
+    // What was made ready for the refused one is taken back; it never goes.
+    let Some(Told::Prepare(_, second)) = rig.told.recv().await else { panic!("it was prepared") };
+    assert_eq!(rig.told.recv().await, Some(Told::Abort(second)));
+    // A cancellation is carried out and answered all the same.
+    let taken = rig.supervisor.cancel(running, Requester("somebody".into())).await;
+    assert_eq!(taken, Ok(Taken::Accepted));
+    assert_eq!(rig.told.recv().await, Some(Told::Cancel(key)));
+    let end = End { exit: Some(Exit::Code(0)), closed: Some(Drain::default()), ..End::default() };
+    let mut subscription = rig.supervisor.subscribe(running);
+    rig.report(running, key, News::Ended(end)).await;
+
+    rig.disk.becomes(WELL);
+    assert_eq!(rig.told.recv().await, Some(Told::Settled(key)), "the shim lets go only when the end is kept");
+    let mut record = subscription.changed().await;
+    while record.state != State::Closed {
+        record = subscription.changed().await;
+    }
+    assert_eq!(record.outcome, Some(Outcome::Cancelled));
+    let kept = rig.disk.events_of(running);
+    assert_eq!(
+        kept,
+        ["submitted", "starting", "running", "cancel_requested", "attempt_ended", "draining", "closed"],
+        "nothing that happened meanwhile is missing"
+    );
+    rig.stage(|stage| *stage == Stage::Ready).await;
+    let accepted = rig.submit().await.expect("accepted again");
+    assert!(rig.disk.events_of(accepted).contains(&"submitted"));
+    let seqs: Vec<u64> = rig.disk.events.lock().expect("unpoisoned").iter().map(|event| event.seq).collect();
+    assert!(seqs.is_sorted(), "{seqs:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn case_32_a_store_that_breaks_ends_the_daemon_and_nothing_is_answered_that_was_not_kept() {
+    let mut rig = Rig::start();
+    let (running, _) = rig.running().await;
+    rig.disk.becomes(BROKEN);
+    let refused = rig.submit().await.expect_err("it is not known to be kept");
+    assert_eq!(refused, Refusal::Ended);
+    let ended = rig.actor.await.expect("no panic");
+    assert_eq!(ended, Ended::Fatal(Fatal::StoreBroken("a sync failed".into())));
+    assert_eq!(rig.disk.events_of(running), ["submitted", "starting", "running"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_on_a_full_disk_still_stops_what_runs() {
+    let mut rig = Rig::start();
+    let (_, key) = rig.running().await;
+    rig.disk.becomes(FULL);
+    rig.urgent.send(Urgent::Signal("SIGTERM")).await.expect("the actor listens");
+    assert_eq!(rig.told.recv().await, Some(Told::Cancel(key)));
+    rig.urgent.send(Urgent::Signal("SIGTERM")).await.expect("the actor listens");
+    assert_eq!(rig.told.recv().await, Some(Told::Force(key)));
+}
