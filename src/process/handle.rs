@@ -13,7 +13,7 @@ use super::{Ending, ExitReport, Stage};
 /// What a shim tells. Times are microseconds since the epoch, by the wall clock.
 ///
 /// After *go* there is exactly one of `StartFailed` and `Exited`, unless the shim itself dies: then `Gone`
-/// comes without either. A job that is killed on its way to its program has no `Started`.
+/// comes without either. When the keeper dies nothing comes until this process ends as well. A job that is killed on its way to its program has no `Started`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShimEvent {
     /// The job's program is running.

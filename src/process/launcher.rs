@@ -301,7 +301,8 @@ pub struct KeeperWatch {
 }
 
 impl KeeperWatch {
-    /// Resolves when the keeper is dead. Its shims kill their trees by themselves then, and still report.
+    /// Resolves when the keeper is dead. Its shims kill their trees by themselves then, and keep the endings for the
+    /// spool: what is left to do is to end.
     /// Dropping the future drops the watch.
     pub async fn ended(mut self) -> KeeperEnd {
         // The reader ends when the keeper's socket closes, which only its death does.

@@ -20,8 +20,8 @@ pub enum Spooled {
         /// How it ended.
         #[serde(flatten)]
         report: ExitReport,
-        /// The shim killed it because the daemon or the keeper was gone. Otherwise it had ended by itself, and the daemon was gone
-        /// before it had said that this is committed.
+        /// The shim killed it because the daemon or the keeper was gone. Otherwise it had ended by itself, and the
+        /// daemon was gone before it had said that this is committed.
         lifeline: bool,
     },
     /// It did not start, and the daemon was gone before it had said that this is committed.

@@ -255,12 +255,12 @@ impl fmt::Debug for AsyncRunner {
 }
 
 /// The wait for a main task; none when the run was abandoned before.
-pub(crate) struct Waiting<T> {
-    pub(crate) task: Task<T>,
+pub(crate) struct Waiting<W> {
+    pub(crate) task: W,
     pub(crate) control: Arc<Control>,
 }
 
-impl<T> Future for Waiting<T> {
+impl<T, W: Future<Output = Result<T, TaskError>> + Unpin> Future for Waiting<W> {
     type Output = Option<Result<T, TaskError>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Waking<'_>) -> Poll<Self::Output> {
@@ -289,7 +289,7 @@ impl<T> Future for Waiting<T> {
 /// ```
 #[must_use = "the result of the run is lost"]
 pub struct MainTask<T> {
-    waiting: Waiting<T>,
+    waiting: Waiting<Task<T>>,
 }
 
 impl<T> MainTask<T> {

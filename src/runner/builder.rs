@@ -10,6 +10,10 @@ use super::{AsyncRunner, Context, Runner};
 
 /// Makes the event loop of a Runner, when it first needs one.
 ///
+/// Without one, the loop runs on a loop thread while `run` waits for it in the calling thread, and
+/// only then, as asyncio's runs only inside of `run`. So a second Ctrl-C can leave a main task that
+/// never awaits: its thread is abandoned. Loop threads are kept for the next Runner.
+///
 /// ```
 /// use runward::runner::{LoopFactory, Runner};
 ///
@@ -19,7 +23,7 @@ use super::{AsyncRunner, Context, Runner};
 pub struct LoopFactory(pub(crate) Kind);
 
 pub(crate) enum Kind {
-    /// Not set: one loop thread for a [`Runner`], the surrounding loop for an [`AsyncRunner`].
+    /// Not set: a loop thread for a [`Runner`], the surrounding loop for an [`AsyncRunner`].
     Default,
     CurrentThread,
     MultiThread(usize),
@@ -42,7 +46,7 @@ impl LoopFactory {
         LoopFactory(Kind::CurrentThread)
     }
 
-    /// The loop runs in `workers` threads of its own; at least one. The default has one.
+    /// The loop runs in `workers` threads of its own, at least one, also between the runs.
     ///
     /// ```
     /// # use runward::runner::{LoopFactory, Runner};

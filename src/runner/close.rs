@@ -69,7 +69,10 @@ pub(crate) async fn close(
     drain_executor(event_loop, control, drain_timeout, &mut report).await;
     event_loop.shut();
     // What the clean-up itself has started is dropped with the loop, as in asyncio.
-    drop_by_force(event_loop, event_loop.alive(), &mut report).await;
+    let mut late = event_loop.alive();
+    late.retain(|cell| !cell.is_dropping());
+    drop_by_force(event_loop, &late).await;
+    report.tasks_abandoned = event_loop.alive().iter().map(|cell| cell.name()).collect();
     report.elapsed = began.elapsed();
     if !report.is_clean() {
         tracing::warn!(
@@ -92,7 +95,7 @@ async fn cancel_left_over(event_loop: &Arc<Shared>, control: &Control, report: &
         cell.cancel(None);
     }
     if !unless_forced(control, all_done(event_loop, &left_over)).await {
-        drop_by_force(event_loop, left_over.clone(), report).await;
+        drop_by_force(event_loop, &left_over).await;
     }
     for cell in left_over {
         let exception = match cell.end() {
@@ -122,7 +125,7 @@ async fn close_generators(event_loop: &Arc<Shared>, control: &Control, report: &
     });
     let closing: Vec<_> = closing.map(|task| task.handle().cell).collect();
     if !unless_forced(control, all_done(event_loop, &closing)).await {
-        drop_by_force(event_loop, closing, report).await;
+        drop_by_force(event_loop, &closing).await;
     }
 }
 
@@ -164,7 +167,7 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-async fn all_done(event_loop: &Shared, cells: &[Arc<Cell>]) {
+pub(crate) async fn all_done(event_loop: &Shared, cells: &[Arc<Cell>]) {
     loop {
         let ended = event_loop.ended.notified();
         if cells.iter().all(|cell| cell.is_done()) {
@@ -190,16 +193,12 @@ async fn unless_forced(control: &Control, work: impl Future<Output = ()>) -> boo
     }
 }
 
-async fn drop_by_force(event_loop: &Shared, cells: Vec<Arc<Cell>>, report: &mut CloseReport) {
-    if cells.iter().all(|cell| cell.is_done()) {
-        return;
-    }
+/// Drops what is not done, and gives it the time to return to the loop.
+async fn drop_by_force(event_loop: &Shared, cells: &[Arc<Cell>]) {
     for cell in cells.iter().filter(|cell| !cell.is_done()) {
         event_loop.report_dropped(cell);
         cell.drop_now();
     }
-    let in_time = tokio::time::timeout(STUCK_AFTER, all_done(event_loop, &cells)).await;
-    if in_time.is_err() {
-        report.tasks_abandoned.extend(cells.iter().filter(|cell| !cell.is_done()).map(|cell| cell.name()));
-    }
+    // Who is late is found among the living at the end of the close.
+    drop(tokio::time::timeout(STUCK_AFTER, all_done(event_loop, cells)).await);
 }

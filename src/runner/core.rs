@@ -3,7 +3,7 @@
 use std::io;
 use std::panic::Location;
 
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::{Handle, Runtime, RuntimeFlavor};
 
 use super::builder::Kind;
 use super::control::Control;
@@ -28,8 +28,29 @@ pub(crate) enum State {
 pub(crate) struct Opened {
     pub(crate) event_loop: Arc<Shared>,
     pub(crate) context: Context,
-    /// None where the loop belongs to somebody else.
-    pub(crate) runtime: Option<Runtime>,
+    pub(crate) vehicle: Vehicle,
+}
+
+/// What drives a loop.
+pub(crate) enum Vehicle {
+    /// The thread that calls `run`.
+    Caller(Runtime),
+    /// A loop thread, while `run` waits. Shared, for that thread may never give it back.
+    LoopThread(Arc<Runtime>),
+    /// Threads of its own.
+    Workers(Runtime),
+    /// Somebody else.
+    Shared(Handle),
+}
+
+impl Vehicle {
+    fn handle(&self) -> &Handle {
+        match self {
+            Vehicle::Caller(runtime) | Vehicle::Workers(runtime) => runtime.handle(),
+            Vehicle::LoopThread(runtime) => runtime.handle(),
+            Vehicle::Shared(handle) => handle,
+        }
+    }
 }
 
 impl Core {
@@ -40,16 +61,14 @@ impl Core {
     /// The first use builds loop and context; a failure leaves the Runner as it was.
     pub(crate) fn open(
         &mut self,
-        runtime: impl FnOnce(&mut Builder) -> io::Result<Vehicle>,
+        vehicle: impl FnOnce(&mut Builder) -> io::Result<Vehicle>,
     ) -> Result<&Opened, RunError> {
         if matches!(self.state, State::Created) {
-            let (handle, runtime) = match runtime(&mut self.settings).map_err(RunError::Loop)? {
-                Vehicle::Own(runtime) => (runtime.handle().clone(), Some(runtime)),
-                Vehicle::Shared(handle) => (handle, None),
-            };
-            let event_loop = Shared::new(handle, self.settings.debug_mode(), self.settings.max_blocking);
+            let vehicle = vehicle(&mut self.settings).map_err(RunError::Loop)?;
+            let event_loop =
+                Shared::new(vehicle.handle().clone(), self.settings.debug_mode(), self.settings.max_blocking);
             let context = self.settings.context.clone().unwrap_or_else(super::copy_context);
-            self.state = State::Open(Opened { event_loop, context, runtime });
+            self.state = State::Open(Opened { event_loop, context, vehicle });
         }
         match &self.state {
             State::Open(opened) => Ok(opened),
@@ -94,30 +113,24 @@ impl Core {
     }
 }
 
-/// Who owns the runtime of a loop.
-pub(crate) enum Vehicle {
-    Own(Runtime),
-    Shared(Handle),
-}
-
 /// The loop of a blocking Runner.
 pub(crate) fn own_loop(settings: &mut Builder) -> io::Result<Vehicle> {
-    let name = settings.name.as_deref().unwrap_or("runward-loop");
-    let threads = |workers: usize| {
-        tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(workers)
-            .thread_name(name)
+    let single = || tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match &mut settings.factory.0 {
+        Kind::Default => single().map(|runtime| Vehicle::LoopThread(Arc::new(runtime))),
+        Kind::CurrentThread => single().map(Vehicle::Caller),
+        Kind::MultiThread(workers) => tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(*workers)
+            .thread_name(settings.name.as_deref().unwrap_or("runward-loop"))
             .enable_all()
             .build()
-    };
-    let runtime = match &mut settings.factory.0 {
-        Kind::Default => threads(1),
-        Kind::MultiThread(workers) => threads(*workers),
-        Kind::CurrentThread => tokio::runtime::Builder::new_current_thread().enable_all().build(),
-        Kind::Custom(make) => make(),
-        Kind::Shared(handle) => return Ok(Vehicle::Shared(handle.clone())),
-    };
-    runtime.map(Vehicle::Own)
+            .map(Vehicle::Workers),
+        Kind::Custom(make) => make().map(|runtime| match runtime.handle().runtime_flavor() {
+            RuntimeFlavor::CurrentThread => Vehicle::Caller(runtime),
+            _ => Vehicle::Workers(runtime),
+        }),
+        Kind::Shared(handle) => Ok(Vehicle::Shared(handle.clone())),
+    }
 }
 
 /// The loop of an async Runner.

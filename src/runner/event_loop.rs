@@ -15,7 +15,7 @@ use super::generator::Open;
 use super::sync::{Arc, Mutex, lock};
 use super::task::{Audience, Cell, End, Style};
 use super::tree::{TaskInfo, TaskTree};
-use super::{Task, TaskHandle};
+use super::{Blocking, Task, TaskHandle};
 
 type Handler = Arc<dyn Fn(&ExceptionContext) + Send + Sync>;
 
@@ -102,7 +102,8 @@ impl Shared {
 
     /// The tasks that are alive, oldest first.
     pub(crate) fn alive(&self) -> Vec<Arc<Cell>> {
-        lock(&self.tasks).alive.values().cloned().collect()
+        // One that has just ended may not be off the list yet.
+        lock(&self.tasks).alive.values().filter(|cell| !cell.is_done()).cloned().collect()
     }
 
     pub(crate) fn alive_count(&self) -> usize {
@@ -373,13 +374,30 @@ impl EventLoop {
         self.shared.spawn_child(future, Location::caller())
     }
 
+    /// Gives blocking work to the Runner's executor; see
+    /// [`Scope::spawn_blocking`](super::Scope::spawn_blocking).
+    ///
+    /// ```
+    /// # use runward::runner::Runner;
+    /// let mut runner = Runner::new();
+    /// let work = runner.get_loop().unwrap().spawn_blocking(|| 42);
+    /// assert_eq!(runner.run(work).unwrap().unwrap(), 42);
+    /// ```
+    #[track_caller]
+    pub fn spawn_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Blocking<T> {
+        Executor::submit(&self.shared, Location::caller(), work)
+    }
+
     /// The tokio runtime underneath.
     ///
     /// ```
     /// # use runward::runner::Runner;
     /// let mut runner = Runner::new();
     /// let runtime = runner.get_loop().unwrap().runtime();
-    /// assert_eq!(runtime.metrics().num_workers(), 1);
+    /// assert_eq!(runtime.runtime_flavor(), tokio::runtime::RuntimeFlavor::CurrentThread);
     /// ```
     pub fn runtime(&self) -> tokio::runtime::Handle {
         self.shared.runtime.clone()

@@ -220,7 +220,10 @@ impl<T: Send + 'static, E: ScopeError + Send + 'static> Inner<T, E> {
             }
         }
         match self.poll_body(cx) {
-            Poll::Pending if lock(&self.channel).closing == Closing::Ignored => {
+            // It ignores its close; or it stands at an await of its own, where its consumer gave
+            // up, and cannot hear of it. Then it ends as a cancelled future does.
+            Poll::Pending if lock(&self.channel).closing != Closing::Told => {
+                let _entered = current::enter(current::task(), self.context.clone());
                 let body = lock(&self.body).take();
                 drop(body);
                 Poll::Ready(None)
@@ -338,7 +341,8 @@ impl<T: Send + 'static, E: ScopeError + Send + 'static> Generator<T, E> {
     }
 
     /// Closes it now: a pending `yield_` gives `Err(Closed)`, the clean-up runs to its end.
-    /// asyncio's `aclose()`. A body that has not begun never does.
+    /// asyncio's `aclose()`. A body that has not begun never does; one that stands at an await of
+    /// its own, because a call of [`next`](Self::next) was given up, is dropped there.
     ///
     /// # Errors
     ///

@@ -13,13 +13,16 @@ mod error;
 mod event_loop;
 mod executor;
 mod generator;
+mod group;
 mod interrupt;
+mod loop_thread;
 #[expect(clippy::module_inception, reason = "the module is named after what it holds")]
 mod runner;
 mod scope;
 mod signals;
 mod sync;
 mod task;
+mod timeout;
 mod tree;
 
 pub use async_runner::{AsyncRunner, MainTask};
@@ -31,9 +34,11 @@ pub use error::{Cancelled, Panic, RunError, ScopeError, TaskError};
 pub use event_loop::{EventLoop, ExceptionContext};
 pub use executor::Blocking;
 pub use generator::{Exit, Generator, Yielder, generator};
+pub use group::{Failed, GroupError, TaskGroup};
 pub use runner::Runner;
 pub use scope::Scope;
 pub use task::{Task, TaskHandle, current_task};
+pub use timeout::TimedOut;
 pub use tree::{TaskInfo, TaskState, TaskTree};
 
 /// Runs `future` on a Runner of its own and closes it, however the run ends: `asyncio.run`.

@@ -2,18 +2,19 @@
 
 use std::fmt;
 use std::panic::Location;
-use std::time::{Duration, Instant};
+use std::pin::pin;
+use std::time::Duration;
 
-use tokio::runtime::RuntimeFlavor;
+use tokio::sync::oneshot;
 
 use super::async_runner::Waiting;
-use super::core::{Core, Opened, State, event_loop, never_ran, own_loop};
+use super::core::{Core, Opened, State, Vehicle, event_loop, never_ran, own_loop};
 use super::drive::{self, Drive, Verdict};
 use super::sync::Arc;
 use super::task::Cell;
 use super::{
     Builder, CloseReport, Context, EventLoop, RunError, RunnerHandle, Scope, ScopeError, close, current,
-    signals,
+    loop_thread, signals,
 };
 
 /// Runs main tasks, one after another, on one event loop and in one context, and cleans up after
@@ -77,6 +78,16 @@ impl Runner {
     /// let mut runner = Runner::new();
     /// let nested = runner.run(async { Runner::new().run(async {}) });
     /// assert!(matches!(nested.unwrap(), Err(RunError::LoopRunning)));
+    /// ```
+    ///
+    /// Only a future can be run:
+    ///
+    /// ```compile_fail,E0277
+    /// runward::runner::Runner::new().run(1);
+    /// ```
+    ///
+    /// ```compile_fail,E0277
+    /// runward::runner::Runner::new().run(|| ());
     /// ```
     #[track_caller]
     pub fn run<F>(&mut self, future: F) -> Result<F::Output, RunError>
@@ -176,18 +187,40 @@ impl Runner {
     {
         let main = self.begin(context, scoped, source)?;
         let State::Open(opened) = &self.core.state else { return Err(RunError::Closed) };
-        if opened.runs_here() {
-            return self.run_here(main, future, verdict);
-        }
-        let end = {
-            let _held = signals::hold(&self.core.settings.signals, &self.core.control);
-            let task = opened.event_loop.spawn(main.clone(), future, verdict);
-            opened.block_on(Waiting { task, control: self.core.control.clone() })
+        let control = self.core.control.clone();
+        let end = match &opened.vehicle {
+            Vehicle::Caller(_) => return self.run_here(main, future, verdict),
+            Vehicle::LoopThread(runtime) => {
+                let _held = signals::hold(&self.core.settings.signals, &control);
+                let (sender, task) = oneshot::channel();
+                opened.event_loop.adopt(&main);
+                let (runtime, drive) = (runtime.clone(), Drive::new(main.clone(), future, verdict));
+                let job = move || {
+                    let end = {
+                        let _running = current::forbid_run();
+                        runtime.block_on(drive)
+                    };
+                    // Before the end is known, for who knows it may close the Runner and wants the
+                    // runtime back. The last one is this one only if the run was abandoned.
+                    if let Some(abandoned) = Arc::into_inner(runtime) {
+                        abandoned.shutdown_background();
+                    }
+                    Box::new(move || drop(sender.send(end))) as Box<dyn FnOnce()>
+                };
+                loop_thread::call(Box::new(job)).map_err(RunError::Loop)?;
+                let task = pin!(async { task.await.unwrap_or_else(|_| Err(main.last_cancel().into())) });
+                loop_thread::wait(Waiting { task, control: control.clone() }, None).flatten()
+            }
+            Vehicle::Workers(_) | Vehicle::Shared(_) => {
+                let _held = signals::hold(&self.core.settings.signals, &control);
+                let task = opened.event_loop.spawn(main.clone(), future, verdict);
+                opened.block_on(Waiting { task, control: control.clone() })
+            }
         };
         if end.is_none() && !wait_done(&main, close::STUCK_AFTER) {
             self.abandon(&main);
         }
-        self.core.control.conclude(&main, end)
+        control.conclude(&main, end)
     }
 
     fn run_here<F: Future>(
@@ -298,8 +331,8 @@ impl Runner {
         let limit = self.core.settings.drain_timeout;
         let report = if !current::loop_runs_here() {
             opened.close(&control, limit)
-        } else if opened.runtime.is_none() {
-            let runtime = opened.event_loop.runtime.clone();
+        } else if let Vehicle::Shared(runtime) = &opened.vehicle {
+            let runtime = runtime.clone();
             drop(runtime.spawn(async move { close::close(&opened.event_loop, &control, limit).await }));
             CloseReport::default()
         } else {
@@ -315,16 +348,12 @@ impl Runner {
 }
 
 impl Opened {
-    /// Whether the loop runs in the thread that calls `run`.
-    fn runs_here(&self) -> bool {
-        self.runtime.is_some() && self.event_loop.runtime.runtime_flavor() == RuntimeFlavor::CurrentThread
-    }
-
     fn block_on<F: Future>(&self, future: F) -> F::Output {
         let _running = current::forbid_run();
-        match &self.runtime {
-            Some(runtime) => runtime.block_on(future),
-            None => self.event_loop.runtime.block_on(future),
+        match &self.vehicle {
+            Vehicle::Caller(runtime) | Vehicle::Workers(runtime) => runtime.block_on(future),
+            Vehicle::LoopThread(runtime) => runtime.block_on(future),
+            Vehicle::Shared(handle) => handle.block_on(future),
         }
     }
 
@@ -336,7 +365,13 @@ impl Opened {
 
     /// Ends an own runtime; without waiting for its threads when some of them will not end.
     fn end(self, clean: bool) {
-        match self.runtime {
+        let runtime = match self.vehicle {
+            Vehicle::Caller(runtime) | Vehicle::Workers(runtime) => Some(runtime),
+            // None: the abandoned thread still has it.
+            Vehicle::LoopThread(runtime) => Arc::into_inner(runtime),
+            Vehicle::Shared(_) => None,
+        };
+        match runtime {
             Some(runtime) if clean => drop(runtime),
             Some(runtime) => runtime.shutdown_background(),
             None => {}
@@ -345,25 +380,9 @@ impl Opened {
 }
 
 /// Waits without a loop, for it may be stuck. False when the time is up.
-fn wait_done(main: &Cell, limit: Duration) -> bool {
-    struct Unpark(std::thread::Thread);
-    impl std::task::Wake for Unpark {
-        fn wake(self: std::sync::Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = std::sync::Arc::new(Unpark(std::thread::current())).into();
-    let until = Instant::now() + limit;
-    loop {
-        let mut ended = std::pin::pin!(main.event_loop.ended.notified());
-        // Registers the waker; whether it is ready does not matter, the state is looked at below.
-        let _ = ended.as_mut().poll(&mut std::task::Context::from_waker(&waker));
-        let left = until.saturating_duration_since(Instant::now());
-        if main.is_done() || left.is_zero() {
-            return main.is_done();
-        }
-        std::thread::park_timeout(left);
-    }
+fn wait_done(main: &Arc<Cell>, limit: Duration) -> bool {
+    let done = pin!(close::all_done(&main.event_loop, std::slice::from_ref(main)));
+    loop_thread::wait(done, Some(limit)).is_some()
 }
 
 impl Drop for Runner {

@@ -13,7 +13,7 @@ use super::cancel::Region;
 use super::event_loop::Shared;
 use super::sync::{Arc, Mutex, lock};
 use super::tree::{TaskInfo, TaskState};
-use super::{Cancelled, Context, Panic, TaskError};
+use super::{Cancelled, Context, EventLoop, Panic, TaskError};
 
 /// What happens to a task's future when the task is cancelled.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -125,6 +125,10 @@ impl Cell {
     pub(crate) fn drop_now(&self) {
         lock(&self.progress).drop_now = true;
         self.wake();
+    }
+
+    pub(crate) fn is_dropping(&self) -> bool {
+        lock(&self.progress).drop_now
     }
 
     pub(crate) fn wake(&self) {
@@ -333,6 +337,17 @@ impl TaskHandle {
     /// ```
     pub fn is_cancelled(&self) -> bool {
         self.cell.end() == Some(End::Cancelled)
+    }
+
+    /// The loop it runs on: asyncio's `get_running_loop` is `current_task().unwrap().event_loop()`.
+    ///
+    /// ```
+    /// # use runward::runner::{Runner, current_task};
+    /// let alive = Runner::new().run(async { current_task().unwrap().event_loop().live_tasks() });
+    /// assert_eq!(alive.unwrap(), 1);
+    /// ```
+    pub fn event_loop(&self) -> EventLoop {
+        EventLoop { shared: self.cell.event_loop.clone() }
     }
 
     /// What is known of it now.

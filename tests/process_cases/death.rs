@@ -65,6 +65,11 @@ impl Daemon {
         line.unwrap_or_else(|| panic!("the daemon ended before it said {start:?}"))
     }
 
+    /// What it has said from here to its end.
+    fn rest(&mut self) -> Vec<String> {
+        self.lines.by_ref().map_while(Result::ok).collect()
+    }
+
     fn kill(&mut self) {
         self.process.kill().expect("kill the daemon");
         self.process.wait().expect("reap the daemon");
@@ -127,12 +132,13 @@ pub(crate) async fn case_16_keeper_killed(world: &World) {
     eventually("all trees are dead", || marked(&daemon.attempts).is_empty());
     assert!(from.elapsed() < Duration::from_secs(1), "took {:?}", from.elapsed());
     assert!(!daemon.attempt_dir(2).exists());
-    // The shims still had their endings taken, or leave them when the daemon goes as well.
+    // The shims keep the endings for the next start, which knows what they mean.
     daemon.kill();
+    assert!(daemon.rest().iter().all(|line| !line.contains("Exited")), "an ending was told");
     daemon.wait_for_lock();
     for number in 0..2 {
         let found = find(&daemon.attempt_dir(number)).expect("look");
-        let Found::Ended(Spooled::Exited { report, lifeline: false }) = found else { panic!("{found:?}") };
+        let Found::Ended(Spooled::Exited { report, lifeline: true }) = found else { panic!("{found:?}") };
         assert_eq!(report.ending, Ending::Signal(SIGKILL));
     }
 }

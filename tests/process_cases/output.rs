@@ -40,6 +40,7 @@ fn on_disk(spec: &Launch) -> OnDisk {
     let files =
         fs::read_dir(&spec.dir).expect("list segments").map(|entry| entry.expect("an entry").metadata());
     let bytes = files.map(|file| file.expect("metadata").len()).sum();
+    let mut framed = 0;
     let mut reader = LogReader::new(&spec.dir, 0);
     let mut found = OnDisk { bytes, data: Vec::new(), first: 0, lost_marks: 0 };
     while let Some(item) = reader.next_item().expect("read the log") {
@@ -48,10 +49,12 @@ fn on_disk(spec: &Launch) -> OnDisk {
             Item::Gap { from, to } => panic!("a gap in the middle, {from}..{to}"),
             Item::Frame(frame) => {
                 found.lost_marks += usize::from(frame.lost_before);
+                framed += frame.next - frame.offset;
                 found.data.extend(frame.bytes);
             }
         }
     }
+    assert_eq!(found.bytes, framed, "bytes on disk that no quota counts");
     found
 }
 

@@ -1,6 +1,7 @@
 //! One job, from the fork of its child to its ending.
 
-use std::io::{self, PipeReader};
+use std::fs::File;
+use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -201,7 +202,10 @@ impl Job {
 
 /// Field 22 of the process's stat, in clock ticks since boot; 0 if it can't be read.
 fn start_time(pid: i32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // One read: the name is 16 bytes at most, and up to this field there are 20 numbers.
+    let mut bytes = [0; 512];
+    let stat = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut bytes));
+    let stat = String::from_utf8_lossy(&bytes[..stat.unwrap_or(0)]);
     // The name in the second field may contain anything; the last parenthesis ends it.
     let after_name = stat.rsplit(')').next().unwrap_or_default();
     after_name.split_ascii_whitespace().nth(19).and_then(|field| field.parse().ok()).unwrap_or(0)

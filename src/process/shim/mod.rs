@@ -15,18 +15,19 @@ mod output;
 mod tree;
 
 use std::fs::{DirBuilder, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getppid};
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 
 use self::child::{Failure, Plan, Program, failed};
 use self::job::{Job, Over, Source};
@@ -44,7 +45,7 @@ use super::{Launch, Stage};
 const KEEPER_DIED: Signal = Signal::SIGUSR1;
 
 /// How much of a frame is read at once: commands are a few bytes, only `Launch` takes more than one.
-const READ_BYTES: usize = 16 << 10;
+const READ_BYTES: usize = 4 << 10;
 
 /// Runs a shim in the calling process, just forked from the keeper. Returns its exit code, 0 when the tree is dead and
 /// everything is told or spooled; after any other the keeper sweeps.
@@ -90,19 +91,16 @@ impl Link {
 
     /// Reads what is there. Frames that came before the end are kept.
     fn receive(&mut self) -> io::Result<()> {
-        let mut bytes = [0; READ_BYTES];
         loop {
-            match self.socket.read(&mut bytes) {
+            let bytes = self.inbox.bytes();
+            bytes.reserve(READ_BYTES);
+            match rustix::io::read(&self.socket, spare_capacity(bytes)) {
                 Ok(0) => self.open = false,
-                Ok(length) => {
-                    self.inbox.bytes().extend_from_slice(&bytes[..length]);
-                    if length == bytes.len() {
-                        continue;
-                    }
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => self.open = false,
-                Err(e) => return Err(e),
+                Ok(length) if length < READ_BYTES => {}
+                Ok(_) => continue,
+                Err(Errno::AGAIN) => {}
+                Err(Errno::CONNRESET) => self.open = false,
+                Err(error) => return Err(error.into()),
             }
             return Ok(());
         }
@@ -141,7 +139,7 @@ enum Phase {
 struct Running {
     job: Job,
     dir: PathBuf,
-    /// The shim killed the job because the daemon was gone.
+    /// The shim killed the job because daemon or keeper was gone.
     lifeline_cut: bool,
 }
 
@@ -217,7 +215,7 @@ impl Shim {
             }
         }
         match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
         let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false));
@@ -365,7 +363,7 @@ impl Shim {
                 running.lifeline_cut = !running.job.has_ended();
                 running.job.kill()?;
             }
-            // A daemon that is there still takes the ending.
+            // A daemon that is there still may take the ending.
             Phase::Over(last) if !self.link.open => {
                 if let Some(last) = last
                     && let Err(error) = spool::leave(&last.dir, &last.ended)

@@ -1,11 +1,12 @@
 //! The job's three standard streams, on the shim's side.
 
-use std::io::{self, PipeReader, Read};
+use std::io::PipeReader;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use rustix::buffer::spare_capacity;
 
 use crate::process::log::{FRAME_DATA_LIMIT, LogWriter, Stream};
 
@@ -14,7 +15,7 @@ use crate::process::log::{FRAME_DATA_LIMIT, LogWriter, Stream};
 pub(super) struct Output {
     pipes: [Option<PipeReader>; 2],
     log: LogWriter,
-    /// One read's worth, taken at the first output.
+    /// One read's worth. Its pages are touched by output only, never cleared: most jobs write little.
     buffer: Vec<u8>,
     bytes: u64,
     incomplete: bool,
@@ -39,16 +40,15 @@ impl Output {
     /// Moves what one pipe has, a buffer at most, to the log. Call it when that is readable: then it does not block.
     pub(super) fn carry(&mut self, number: usize) {
         let Some(pipe) = &mut self.pipes[number] else { return };
-        if self.buffer.is_empty() {
-            self.buffer = vec![0; FRAME_DATA_LIMIT];
-        }
-        match pipe.read(&mut self.buffer) {
+        self.buffer.clear();
+        self.buffer.reserve(FRAME_DATA_LIMIT);
+        match rustix::io::read(pipe, spare_capacity(&mut self.buffer)) {
             Ok(0) => self.pipes[number] = None,
             Ok(length) => {
                 self.bytes += length as u64;
-                self.log.append(STREAMS[number], now_us(), &self.buffer[..length]);
+                self.log.append(STREAMS[number], now_us(), &self.buffer);
             }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(rustix::io::Errno::INTR) => {}
             Err(_) => {
                 self.incomplete = true;
                 self.pipes[number] = None;
