@@ -52,6 +52,10 @@ pub(super) fn format(headers: &HeaderMap) -> Result<Format, Problem> {
             .field("Content-Type")
             .allowed(["application/json", "text/x-shellscript"]))
     };
+    if headers.get_all(header::CONTENT_ENCODING).iter().any(|coding| coding != "identity") {
+        let detail = "an encoded body is not taken; send it as it is, without Content-Encoding";
+        return Err(Problem::new(Kind::UnsupportedMediaType, detail).field("Content-Encoding"));
+    }
     match essence.as_str() {
         _ if !utf8 => refusal(format!("{given:?} is not UTF-8; send the body in UTF-8")),
         "application/json" => Ok(Format::Json),

@@ -80,6 +80,13 @@ fn garbage_is_refused_in_words() {
             "unsupported-media-type",
             "not supported by this version",
         ),
+        (
+            "gzip",
+            json("{}").header("content-encoding", "gzip"),
+            415,
+            "unsupported-media-type",
+            "without Content-Encoding",
+        ),
         ("an empty script", post("text/x-shellscript", ""), 422, "invalid-field", "not empty"),
         ("an unknown runner", Request::new("GET", runner), 404, "runner-not-found", "GET /v1/runners lists"),
         ("no id", Request::new("GET", "/v1/runners/1"), 404, "runner-not-found", "ids are UUIDs"),

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::{
     Wanted, blocking,
     format::Format,
-    watch::{Armed, Watcher},
+    watch::{Followed, Watcher},
 };
 use crate::{
     http::serve::Held,
@@ -41,10 +41,10 @@ pub(super) struct Follow {
 
 /// What tells that something was written.
 pub(super) enum Watching {
-    /// Nothing yet. A watch is armed before the log is read to its end once more, so nothing is missed.
+    /// Nothing yet. The log is read to its end once more when there is a watch, so nothing is missed.
     No,
     /// A watch.
-    Armed(Armed),
+    Directory(Followed),
     /// There is no directory to watch: it is made before the Runner's next change.
     NoDirectory,
 }
@@ -141,8 +141,8 @@ impl Output {
             }
         }
         if let (Some(follow), Some(reading)) = (&mut self.follow, &self.reading) {
-            follow.watching = match follow.watcher.arm(&reading.dir)? {
-                Some(armed) => Watching::Armed(armed),
+            follow.watching = match follow.watcher.follow(&reading.dir)? {
+                Some(followed) => Watching::Directory(followed),
                 None => Watching::NoDirectory,
             };
         }
@@ -221,7 +221,7 @@ impl Follow {
             None if ended => Next::Wait,
             None => match self.watching {
                 Watching::No => Next::ReadAgain,
-                Watching::Armed(_) | Watching::NoDirectory => Next::Wait,
+                Watching::Directory(_) | Watching::NoDirectory => Next::Wait,
             },
         }
     }
@@ -230,16 +230,19 @@ impl Follow {
     async fn wait(&mut self) -> bool {
         let written = async {
             match &mut self.watching {
-                Watching::Armed(armed) => armed.fired().await,
+                Watching::Directory(followed) => followed.written().await,
                 Watching::No | Watching::NoDirectory => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = written => {}
+            true = written => return true,
             record = self.changes.changed() => self.record = record,
             _ = self.closing.wait_for(|closing| *closing) => return false,
         }
-        self.watching = Watching::No;
+        // It may be there by now.
+        if matches!(self.watching, Watching::NoDirectory) {
+            self.watching = Watching::No;
+        }
         true
     }
 }

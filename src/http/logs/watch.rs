@@ -1,8 +1,7 @@
-//! Tells followers that something was written: one inotify instance, one watch for each directory that somebody
-//! waits for.
+//! Tells followers that something was written: one inotify instance, one watch for each directory that is followed.
 //!
-//! A watch fires once and is gone: whoever has read all there was arms it again. So a job that floods its log costs
-//! one event for each time that somebody has caught up, and nothing while nobody waits.
+//! A watch stays as long as somebody follows. One that fires once and is armed again would spare events while nobody
+//! waits, but Linux (6.18) loses a write now and then that comes while such a watch is being replaced.
 
 use std::{
     collections::HashMap,
@@ -15,24 +14,23 @@ use futures_util::StreamExt;
 use inotify::{EventMask, EventStream, Inotify, WatchDescriptor, WatchMask, Watches};
 use tokio::{sync::watch, task::JoinSet};
 
-/// Room for events; a watch of ours fires once, so there are never many.
+/// Room for events, in bytes. Equal ones in a row are one: a flood makes few.
 const EVENTS: usize = 4096;
 
-/// Arms watches.
+/// Watches directories.
 #[derive(Clone)]
 pub(in crate::http) struct Watcher(Arc<Shared>);
 
 struct Shared {
     watches: Mutex<Watches>,
-    /// Who waits for what. Dropping a sender wakes all who wait.
-    waiting: Mutex<HashMap<WatchDescriptor, watch::Sender<()>>>,
+    followed: Mutex<HashMap<WatchDescriptor, watch::Sender<()>>>,
 }
 
-/// A watch that has not fired, or has.
-pub(super) struct Armed {
+/// A follower's share in the watch on a directory.
+pub(super) struct Followed {
     shared: Arc<Shared>,
     descriptor: WatchDescriptor,
-    fired: watch::Receiver<()>,
+    writes: watch::Receiver<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -46,45 +44,46 @@ impl Watcher {
     /// The system has no inotify instance left.
     pub(in crate::http) fn start(tasks: &mut JoinSet<()>) -> io::Result<Self> {
         let inotify = Inotify::init()?;
-        let shared = Arc::new(Shared { watches: Mutex::new(inotify.watches()), waiting: Mutex::default() });
+        let shared = Arc::new(Shared { watches: Mutex::new(inotify.watches()), followed: Mutex::default() });
         let events = inotify.into_event_stream([0; EVENTS])?;
         tasks.spawn(run(events, Arc::clone(&shared)));
         Ok(Self(shared))
     }
 
-    /// Arms a watch on a directory: it fires at the next write in it. `None` if there is no directory yet.
+    /// Follows a directory, from now on: what was written before is to be read after this. `None` if there is no
+    /// directory yet.
     ///
     /// # Errors
     /// The system's, such as no watch left.
-    pub(super) fn arm(&self, dir: &Path) -> io::Result<Option<Armed>> {
+    pub(super) fn follow(&self, dir: &Path) -> io::Result<Option<Followed>> {
         // Held until the sender is in its place: an event in between finds it.
-        let mut waiting = lock(&self.0.waiting);
-        let mask = WatchMask::MODIFY | WatchMask::CREATE | WatchMask::ONESHOT | WatchMask::ONLYDIR;
+        let mut followed = lock(&self.0.followed);
+        let mask = WatchMask::MODIFY | WatchMask::CREATE | WatchMask::ONLYDIR;
+        // A directory that is watched already has the same watch again.
         let descriptor = match lock(&self.0.watches).add(dir, mask) {
             Ok(descriptor) => descriptor,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let sender = waiting.entry(descriptor.clone()).or_insert_with(|| watch::Sender::new(()));
-        Ok(Some(Armed { shared: Arc::clone(&self.0), fired: sender.subscribe(), descriptor }))
+        let sender = followed.entry(descriptor.clone()).or_insert_with(|| watch::Sender::new(()));
+        Ok(Some(Followed { shared: Arc::clone(&self.0), writes: sender.subscribe(), descriptor }))
     }
 }
 
-impl Armed {
-    /// Resolves when it has fired. Cancel-safe.
-    pub(super) async fn fired(&mut self) {
-        // Nothing is ever sent: the sender goes.
-        while self.fired.changed().await.is_ok() {}
+impl Followed {
+    /// Resolves when something was written since it last did; to `false` when the directory is gone. Cancel-safe.
+    pub(super) async fn written(&mut self) -> bool {
+        self.writes.changed().await.is_ok()
     }
 }
 
-impl Drop for Armed {
+impl Drop for Followed {
     fn drop(&mut self) {
-        let mut waiting = lock(&self.shared.waiting);
+        let mut followed = lock(&self.shared.followed);
         // This one is still counted.
-        if waiting.get(&self.descriptor).is_some_and(|sender| sender.receiver_count() <= 1) {
-            waiting.remove(&self.descriptor);
-            // It may have fired just now; then it is gone already.
+        if followed.get(&self.descriptor).is_some_and(|sender| sender.receiver_count() <= 1) {
+            followed.remove(&self.descriptor);
+            // The directory may have gone, and its watch with it.
             drop(lock(&self.shared.watches).remove(self.descriptor.clone()));
         }
     }
@@ -92,19 +91,25 @@ impl Drop for Armed {
 
 async fn run(mut events: EventStream<[u8; EVENTS]>, shared: Arc<Shared>) {
     while let Some(event) = events.next().await {
+        let mut followed = lock(&shared.followed);
         match event {
             // Nobody knows which: all look.
-            Ok(event) if event.mask.contains(EventMask::Q_OVERFLOW) => lock(&shared.waiting).clear(),
-            Ok(event) => drop(lock(&shared.waiting).remove(&event.wd)),
-            Err(error) => return give_up(&shared, &error),
+            Ok(event) if event.mask.contains(EventMask::Q_OVERFLOW) => {
+                followed.values().for_each(|sender| sender.send_replace(()));
+            }
+            Ok(event) if event.mask.contains(EventMask::IGNORED) => drop(followed.remove(&event.wd)),
+            Ok(event) => {
+                if let Some(sender) = followed.get(&event.wd) {
+                    sender.send_replace(());
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "inotify failed: output that is followed comes late until the next start");
+                followed.clear();
+                return;
+            }
         }
     }
-}
-
-/// Wakes everybody; those who wait again hear no more of writes, but still of the end of their attempt.
-fn give_up(shared: &Shared, error: &io::Error) {
-    tracing::error!(%error, "inotify failed: output that is followed comes late until the daemon starts again");
-    lock(&shared.waiting).clear();
 }
 
 #[cfg(test)]
@@ -119,29 +124,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everybody_who_waits_for_a_directory_hears_of_a_write() {
+    async fn everybody_who_follows_a_directory_hears_of_a_write() {
         let (watcher, _tasks) = start();
         let dir = tempfile::tempdir().expect("a directory");
-        let arm = || watcher.arm(dir.path()).expect("armed").expect("there");
-        let (mut first, mut second) = (arm(), arm());
+        let follow = || watcher.follow(dir.path()).expect("followed").expect("there");
+        let (mut first, mut second) = (follow(), follow());
         fs::write(dir.path().join("output.0"), "a").expect("written");
-        first.fired().await;
-        second.fired().await;
-        let mut again = arm();
+        assert!(first.written().await && second.written().await);
+        drop(second);
         fs::write(dir.path().join("output.0"), "b").expect("written");
-        again.fired().await;
+        assert!(first.written().await);
     }
 
     #[tokio::test]
-    async fn what_is_not_there_is_not_armed_and_nothing_is_left_over() {
+    async fn who_follows_a_directory_that_goes_hears_of_it() {
         let (watcher, _tasks) = start();
         let dir = tempfile::tempdir().expect("a directory");
-        assert!(watcher.arm(&dir.path().join("later")).expect("no error").is_none());
-        let first = watcher.arm(dir.path()).expect("armed");
-        let second = watcher.arm(dir.path()).expect("armed");
+        let mut followed = watcher.follow(dir.path()).expect("followed").expect("there");
+        dir.close().expect("removed");
+        while followed.written().await {}
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_is_not_followed_and_nothing_is_left_over() {
+        let (watcher, _tasks) = start();
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(watcher.follow(&dir.path().join("later")).expect("no error").is_none());
+        let first = watcher.follow(dir.path()).expect("followed");
+        let second = watcher.follow(dir.path()).expect("followed");
         drop(first);
-        assert_eq!(lock(&watcher.0.waiting).len(), 1);
+        assert_eq!(lock(&watcher.0.followed).len(), 1);
         drop(second);
-        assert_eq!(lock(&watcher.0.waiting).len(), 0);
+        assert_eq!(lock(&watcher.0.followed).len(), 0);
     }
 }

@@ -6,7 +6,7 @@ use axum::{
     body::{Body, Bytes},
     extract::State,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use serde_json::{Map, Value};
 use tokio::time;
@@ -19,8 +19,9 @@ use crate::{
         dto::{Runner, Submission},
         duration, fields, idempotency, json as strict,
         logs::{self, Wanted},
-        problem::{Kind, Problem},
+        problem::Problem,
         query::{self, Query},
+        serve::Held,
         submission, timing,
     },
     job::{Record, RunnerId, Spec, State as Stage},
@@ -95,21 +96,40 @@ pub(super) async fn submit(
         Answer::Wait(_) | Answer::Follow => Some(from.0.hold().await?),
     };
     let submitted = shared.api.supervisor.submit(RunnerId::new(), spec, key).await?;
-    let mut response = match answer {
-        Answer::AtOnce => json(StatusCode::CREATED, &Runner::from(&accepted(&shared, submitted.id).await?)),
-        Answer::Wait(limit) => {
-            let record = closed_within(&shared, submitted.id, limit).await?;
-            let status = if record.state == Stage::Closed { StatusCode::OK } else { StatusCode::ACCEPTED };
-            json(status, &Runner::from(&*record))
-        }
-        Answer::Follow => {
-            let mut response = logs::answer(&shared, Wanted::everything(submitted.id), held).await?;
-            *response.status_mut() = StatusCode::CREATED;
-            response
-        }
-    };
+    let answered = respond(&shared, answer, submitted.id, held).await;
+    let mut response =
+        answered.unwrap_or_else(|problem| accepted_but(&problem, submitted.id).into_response());
     name(&mut response, submitted);
     Ok(response)
+}
+
+/// The answer to a submission that is accepted.
+async fn respond(
+    shared: &Shared,
+    answer: Answer,
+    id: RunnerId,
+    held: Option<Held>,
+) -> Result<Response, Problem> {
+    match answer {
+        Answer::AtOnce => Ok(json(StatusCode::CREATED, &Runner::from(&record(shared, id).await?))),
+        Answer::Wait(limit) => {
+            let record = closed_within(shared, id, limit).await?;
+            let status = if record.state == Stage::Closed { StatusCode::OK } else { StatusCode::ACCEPTED };
+            Ok(json(status, &Runner::from(&*record)))
+        }
+        Answer::Follow => {
+            let mut response = logs::answer(shared, Wanted::everything(id), held).await?;
+            *response.status_mut() = StatusCode::CREATED;
+            Ok(response)
+        }
+    }
+}
+
+/// What is said when all that failed is the answer: nobody is to submit it again.
+fn accepted_but(problem: &Problem, id: RunnerId) -> Problem {
+    let detail =
+        format!("the job was accepted as the runner {id}, don't submit it again; but {}", problem.detail());
+    Problem::new(problem.kind(), detail).runner(id)
 }
 
 fn read_answer(query: &mut Query) -> Result<Answer, Problem> {
@@ -177,22 +197,11 @@ fn shell(body: &[u8], query: &mut Query) -> Result<Value, Problem> {
     Ok(Value::Object(fields))
 }
 
-/// The record of what was just accepted. If it can't be read, the answer says that it was accepted all the same.
-async fn accepted(shared: &Shared, id: RunnerId) -> Result<Record, Problem> {
-    record(shared, id).await.map_err(|problem| {
-        let detail = format!(
-            "the job was accepted as the runner {id}, but its record can't be shown: {}",
-            problem.detail()
-        );
-        Problem::new(Kind::StoreUnreadable, detail).runner(id)
-    })
-}
-
 /// The record when it is closed, or as it is when the time is up.
 async fn closed_within(shared: &Shared, id: RunnerId, limit: Duration) -> Result<Arc<Record>, Problem> {
     let mut changes = shared.api.supervisor.subscribe(id);
     let mut closing = shared.closing.clone();
-    let mut latest = Arc::new(accepted(shared, id).await?);
+    let mut latest = Arc::new(record(shared, id).await?);
     let mut up = std::pin::pin!(time::sleep(limit));
     while latest.state != Stage::Closed {
         tokio::select! {
