@@ -73,7 +73,7 @@ impl Cancelled {
         Cancelled { message }
     }
 
-    /// What was said to [`Task::cancel`](super::Task::cancel).
+    /// What was said to [`Task::cancel`](super::TaskHandle::cancel).
     ///
     /// ```
     /// use runward::runner::Cancelled;

@@ -48,6 +48,8 @@ pub mod differences {}
 mod async_runner;
 mod builder;
 mod cancel;
+#[cfg(test)]
+mod cancel_tests;
 mod close;
 mod context;
 mod control;
