@@ -22,6 +22,7 @@ mod sync {
 }
 
 #[path = "../src/runner/cancel.rs"]
+#[expect(dead_code, reason = "this test uses a part")]
 mod cancel;
 
 #[path = "../src/runner/interrupt.rs"]
