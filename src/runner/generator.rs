@@ -312,12 +312,12 @@ impl<T: Send + 'static, E: ScopeError + Send + 'static> Generator<T, E> {
     /// }).unwrap();
     /// ```
     pub async fn next(&mut self) -> Result<Option<T>, E> {
-        if self.event_loop.is_none() {
-            if let Some(task) = current::task() {
-                let open: Arc<dyn Open> = self.inner.clone();
-                lock(&task.event_loop.generators).insert(self.inner.id, open);
-                self.event_loop = Some(task.event_loop.clone());
-            }
+        if self.event_loop.is_none()
+            && let Some(task) = current::task()
+        {
+            let open: Arc<dyn Open> = self.inner.clone();
+            lock(&task.event_loop.generators).insert(self.inner.id, open);
+            self.event_loop = Some(task.event_loop.clone());
         }
         let inner = &self.inner;
         let next = std::future::poll_fn(|cx| {

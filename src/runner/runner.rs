@@ -37,7 +37,7 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// A Runner with the default settings: one loop thread, SIGINT interrupts.
+    /// A Runner with the default settings: a loop thread, SIGINT interrupts.
     ///
     /// ```
     /// let runner = runward::runner::Runner::new();

@@ -134,12 +134,12 @@ fn watch(mut ear: UnixStream) {
             }
         }
         let desk = lock(&DESK);
-        if let Some(holder) = desk.holder.as_ref().filter(|holder| holder.took_one()) {
-            if holder.control.interrupt() == Response::Abandon {
-                // If the run cannot end because its main task is stuck in the very thread that
-                // waits for it, then the next one ends the process.
-                holder.let_go();
-            }
+        if let Some(holder) = desk.holder.as_ref().filter(|holder| holder.took_one())
+            && holder.control.interrupt() == Response::Abandon
+        {
+            // If the run cannot end because its main task is stuck in the very thread that waits
+            // for it, then the next one ends the process.
+            holder.let_go();
         }
     }
 }

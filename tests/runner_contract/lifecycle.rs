@@ -44,7 +44,7 @@ fn run_closes_on_success_error_and_panic() {
         async move { drop(runner::current_task().unwrap().event_loop().spawn(task)) }
     };
     let spawned = spawn(&ended);
-    runner::run(async { spawned.await }).unwrap();
+    runner::run(spawned).unwrap();
     assert_eq!(ended.load(SeqCst), 1);
     let spawned = spawn(&ended);
     runner::run(async {

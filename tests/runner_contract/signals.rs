@@ -31,15 +31,13 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-fn forever(scope: Scope) -> impl Future<Output = Result<(), Cancelled>> + Send {
-    async move {
-        say("ready");
-        let cancelled = scope.cancellable(std::future::pending::<()>()).await;
-        say("cancelled");
-        scope.sleep(Duration::from_millis(1)).await?;
-        say("cleaned up");
-        cancelled
-    }
+async fn forever(scope: Scope) -> Result<(), Cancelled> {
+    say("ready");
+    let cancelled = scope.cancellable(std::future::pending::<()>()).await;
+    say("cancelled");
+    scope.sleep(Duration::from_millis(1)).await?;
+    say("cleaned up");
+    cancelled
 }
 
 fn tight() -> ! {

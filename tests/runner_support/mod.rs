@@ -22,12 +22,12 @@ macro_rules! trials {
 /// Runs the tests; or, in a process started by [`Child::start`], the scenario it was started for,
 /// on the main thread.
 pub(crate) fn main(trials: Vec<Trial>, scenario: impl Fn(&str)) -> ExitCode {
+    tracing::subscriber::set_global_default(Findings).expect("nobody else has set one");
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() == Some("--child") {
         scenario(&arguments.next().expect("the name of a scenario"));
         return ExitCode::SUCCESS;
     }
-    tracing::subscriber::set_global_default(Findings).expect("nobody else has set one");
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
