@@ -203,3 +203,21 @@ fn nothing_is_left_after_a_stop() {
     until("the keeper is gone", || !common::alive(keeper));
     assert_eq!(common::processes_of(&runner), [] as [i32; 0]);
 }
+
+#[test]
+fn a_runners_loop_is_shown_while_it_runs_and_is_closed_with_it() {
+    let daemon = Setup::new().set("JOBS__MAX_RUNNING", 1).start();
+    let runner = daemon.submit(json!({"job": {"command": ["sleep", "600"]}}));
+    let queued = daemon.submit(json!({"job": {"command": ["true"]}}));
+    daemon.running(&runner);
+    let shown = daemon.get(&format!("/v1/runners/{runner}/loop"));
+    assert_eq!((&shown["tasks_alive"], &shown["blocking_tasks"]), (&json!(1), &json!(0)), "{shown}");
+    let task = &shown["tasks"][0];
+    assert_eq!(task["state"], "waiting");
+    assert!(task["polls"].as_u64() > Some(0), "{task}");
+    assert!(task["source"].as_str().is_some_and(|source| source.contains("kinds/process.rs:")), "{task}");
+    assert_eq!(daemon.get(&format!("/v1/runners/{queued}/loop"))["tasks_alive"], 0, "Runners are lazy");
+    daemon.cancel(&runner);
+    daemon.closed(&runner);
+    assert_eq!(daemon.status(&format!("/v1/runners/{runner}/loop")), 409);
+}

@@ -18,7 +18,7 @@ use runward::{
         Actor, Archive, Ended, Fatal, Filter, Parts, REPORTS, Reading, Refusal, Stage, Supervisor, Taken,
         Urgent,
         core::{Core, Limits},
-        ports::{AppendError, Batch, Duplicate, End, EventLog, News, Records, Report, Runners},
+        ports::{AppendError, Batch, Duplicate, End, EventLog, LoopFacts, News, Records, Report, Runners},
     },
 };
 use tokio::sync::mpsc;
@@ -124,6 +124,10 @@ impl Runners for Listening {
 
     fn settled(&mut self, key: AttemptKey) {
         self.hear(Told::Settled(key));
+    }
+
+    fn get_loop(&self, _: AttemptKey) -> Option<LoopFacts> {
+        Some(LoopFacts::default())
     }
 }
 

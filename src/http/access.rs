@@ -65,6 +65,7 @@ pub const ROUTES: &[(Method, &str, Need)] = &[
     (Method::GET, "/v1/runners/{id}", Need::Scope(Scope::Read)),
     (Method::DELETE, "/v1/runners/{id}", Need::Scope(Scope::Submit)),
     (Method::POST, "/v1/runners/{id}/cancel", Need::Scope(Scope::Submit)),
+    (Method::GET, "/v1/runners/{id}/loop", Need::Scope(Scope::Read)),
     (Method::GET, "/v1/runners/{id}/events", Need::Scope(Scope::Read)),
     (Method::GET, "/v1/runners/{id}/logs", Need::Scope(Scope::Read)),
 ];

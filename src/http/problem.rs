@@ -351,7 +351,9 @@ impl From<Refusal> for Problem {
             Refusal::NotFound(id) => Self::runner_not_found(id),
             Refusal::Closed { outcome } => Self::new(
                 Kind::RunnerClosed,
-                format!("the runner is closed, its outcome is {outcome}: there is nothing left to cancel"),
+                format!(
+                    "the runner is closed, its outcome is {outcome}: there is nothing left to cancel or to look into"
+                ),
             ),
         }
     }

@@ -21,8 +21,8 @@ pub use process::end_of_spooled;
 use crate::{
     job::{AttemptKey, Drain, Failure, Record},
     process::Launcher,
-    runner::{AsyncRunner, CloseReport, LoopFactory, MainTask, RunError, Runner, RunnerHandle},
-    supervisor::ports::{End, News, Report, Runners},
+    runner::{AsyncRunner, CloseReport, EventLoop, LoopFactory, MainTask, RunError, Runner, RunnerHandle},
+    supervisor::ports::{End, LoopFacts, News, Report, Runners, TaskFacts},
 };
 
 /// What all process jobs share.
@@ -54,6 +54,7 @@ pub struct Fleet {
 struct Hosted {
     orders: watch::Sender<Orders>,
     runner: RunnerHandle,
+    event_loop: Option<EventLoop>,
 }
 
 /// What the supervisor wants of an attempt; each is given once and stands.
@@ -115,7 +116,6 @@ impl Runners for Fleet {
             .loop_factory(LoopFactory::shared(self.runtime.clone()))
             .drain_timeout(record.spec.drain_timeout)
             .build_async();
-        self.hosted.insert(key, Hosted { orders, runner: runner.handle() });
         let reporter = Reporter { reports: self.reports.clone(), record: Arc::clone(&record), key };
         let main = process::start(
             &mut runner,
@@ -125,6 +125,8 @@ impl Runners for Fleet {
             link.clone(),
             reporter.clone(),
         );
+        let event_loop = runner.get_loop().ok();
+        self.hosted.insert(key, Hosted { orders, runner: runner.handle(), event_loop });
         self.drivers.spawn_on(drive(runner, main, link, reporter), &self.runtime);
     }
 
@@ -149,6 +151,27 @@ impl Runners for Fleet {
     fn settled(&mut self, key: AttemptKey) {
         self.order(key, |orders| orders.settled = true);
         self.hosted.remove(&key);
+    }
+
+    fn get_loop(&self, key: AttemptKey) -> Option<LoopFacts> {
+        let event_loop = self.hosted.get(&key)?.event_loop.as_ref()?;
+        let tree = event_loop.task_tree();
+        let tasks = tree.tasks().iter().map(|task| TaskFacts {
+            id: task.id,
+            name: task.name.clone(),
+            state: task.state.to_string(),
+            source: format!("{}:{}", task.source.file(), task.source.line()),
+            parent: task.parent,
+            age: task.age,
+            polls: task.polls,
+            busy: task.busy,
+            slow_polls: task.slow_polls,
+        });
+        Some(LoopFacts {
+            tasks: tasks.collect(),
+            blocking: event_loop.blocking_tasks(),
+            tree: tree.to_string(),
+        })
     }
 }
 

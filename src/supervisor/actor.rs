@@ -246,6 +246,11 @@ impl<R: Runners, S: Records> Actor<R, S> {
                 self.replies.insert(token, reply);
                 self.input(Input::Submit { id, spec, key, token });
             }
+            Command::Loop { id, reply } => {
+                let facts = self.core.attempt(id).and_then(|key| self.runners.get_loop(key));
+                // The client may have gone.
+                drop(reply.send(facts));
+            }
             Command::Cancel { id, by, reply } => {
                 let token = (id, self.requests);
                 self.replies.insert(token, reply);

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     core::{Answer, Counts},
     hub::{Hub, Subscription},
-    ports::IdempotencyKey,
+    ports::{IdempotencyKey, LoopFacts},
 };
 use crate::job::{Event, Outcome, Record, Requester, RunnerId, Spec, State};
 
@@ -27,6 +27,7 @@ pub(super) enum Command {
     Submit { id: RunnerId, spec: Arc<Spec>, key: Option<IdempotencyKey>, reply: oneshot::Sender<Reply> },
     Cancel { id: RunnerId, by: Requester, reply: oneshot::Sender<Reply> },
     Close { id: RunnerId, by: Requester, reply: oneshot::Sender<Reply> },
+    Loop { id: RunnerId, reply: oneshot::Sender<Option<LoopFacts>> },
 }
 
 #[derive(Clone, Debug)]
@@ -206,6 +207,21 @@ impl Supervisor {
         self.taken(id, reply, false).await
     }
 
+    /// What is on a Runner's loop. One that has not started yet has nothing on it: Runners are lazy.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`], or [`Refusal::Closed`] as on any closed Runner.
+    pub async fn get_loop(&self, id: RunnerId) -> Result<LoopFacts, Refusal> {
+        if let Some(facts) = self.ask(|reply| Command::Loop { id, reply }).await? {
+            return Ok(facts);
+        }
+        let record = self.archive.record(id).await.map_err(|error| Refusal::StoreFailing(error.0))?;
+        match record.ok_or(Refusal::NotFound(id))?.outcome {
+            Some(outcome) => Err(Refusal::Closed { outcome }),
+            None => Ok(LoopFacts::default()),
+        }
+    }
+
     async fn taken(&self, id: RunnerId, reply: Reply, cancel: bool) -> Result<Taken, Refusal> {
         let answer = match reply {
             Reply::Answer(answer) => answer,
@@ -227,7 +243,7 @@ impl Supervisor {
         }
     }
 
-    async fn ask(&self, command: impl FnOnce(oneshot::Sender<Reply>) -> Command) -> Result<Reply, Refusal> {
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| Refusal::Ended)?;
         answer.await.map_err(|_| Refusal::Ended)

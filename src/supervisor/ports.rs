@@ -1,6 +1,6 @@
 //! What the supervisor needs of the world, as traits: the store below it and the Runners beside it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::job::{AttemptKey, Drain, Event, Exit, Failure, OutputFacts, Record, RunnerId};
 
@@ -84,6 +84,42 @@ pub trait Runners {
     fn abort(&mut self, key: AttemptKey);
     /// The end is durable: what was held until then may go.
     fn settled(&mut self, key: AttemptKey);
+    /// What is on a Runner's loop; `None` where the attempt is over.
+    fn get_loop(&self, key: AttemptKey) -> Option<LoopFacts>;
+}
+
+/// What is on a Runner's loop at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LoopFacts {
+    /// Its tasks, oldest first.
+    pub tasks: Vec<TaskFacts>,
+    /// Blocking work on its executor.
+    pub blocking: usize,
+    /// The tasks as a tree, for people.
+    pub tree: String,
+}
+
+/// A task at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskFacts {
+    /// Unique in the daemon.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Where it stands.
+    pub state: String,
+    /// The line that started it: `file:line`.
+    pub source: String,
+    /// The task that started it.
+    pub parent: Option<u64>,
+    /// Since it was started.
+    pub age: Duration,
+    /// How often it was polled.
+    pub polls: u64,
+    /// The time spent in its polls.
+    pub busy: Duration,
+    /// Polls longer than the loop's threshold.
+    pub slow_polls: u32,
 }
 
 /// What a Runner tells.

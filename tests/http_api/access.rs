@@ -20,6 +20,7 @@ const ROWS: &[(&str, &str, [u16; 4])] = &[
     ("GET", "/v1/runners/{id}", [401, 401, 404, 404]),
     ("DELETE", "/v1/runners/{id}", [401, 401, 404, 404]),
     ("POST", "/v1/runners/{id}/cancel", [401, 401, 404, 400]),
+    ("GET", "/v1/runners/{id}/loop", [401, 401, 404, 404]),
     ("GET", "/v1/runners/{id}/events", [401, 401, 404, 404]),
     ("GET", "/v1/runners/{id}/logs", [401, 401, 404, 404]),
     // What is no route is told to those only who may read.

@@ -20,7 +20,7 @@ use runward::{
     supervisor::{
         Actor, Archive, Parts, REPORTS, Stage, Supervisor, Urgent, attempt_dir,
         core::{self, Core},
-        ports::{End, News, Report, Runners},
+        ports::{End, LoopFacts, News, Report, Runners},
     },
 };
 use tokio::{runtime, sync::mpsc, sync::watch};
@@ -118,6 +118,10 @@ impl Runners for Jobs {
 
     fn settled(&mut self, key: AttemptKey) {
         self.records.lock().expect("unpoisoned").remove(&key);
+    }
+
+    fn get_loop(&self, _: AttemptKey) -> Option<LoopFacts> {
+        Some(LoopFacts::default())
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod about;
 mod events;
+mod get_loop;
 mod logs;
 mod runners;
 mod submit;
@@ -31,6 +32,7 @@ pub(super) fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(submit::submit, runners::list))
         .routes(routes!(runners::get, runners::close))
         .routes(routes!(runners::cancel))
+        .routes(routes!(get_loop::get_loop))
         .routes(routes!(logs::logs))
         .routes(routes!(events::of_runner))
         .routes(routes!(events::all))

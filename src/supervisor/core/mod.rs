@@ -130,6 +130,11 @@ impl Core {
         self.active.get(&id).map(|active| Arc::new(Record::clone(&active.record)))
     }
 
+    /// The attempt of an active Runner.
+    pub fn attempt(&self, id: RunnerId) -> Option<AttemptKey> {
+        self.active.get(&id).map(|active| active.key)
+    }
+
     /// The records that changed since the last call.
     pub fn take_changed(&mut self) -> Vec<Arc<Record>> {
         let mut records = std::mem::take(&mut self.retired);
