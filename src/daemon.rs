@@ -385,13 +385,7 @@ fn recover(
     if !batch.events.is_empty() {
         log.append(&batch).map_err(|error| StartError::Recovery(error.to_string()))?;
     }
-    let limits = Limits {
-        max_running: settings.max_running,
-        max_queued: settings.max_queued,
-        cancel_grace: settings.cancel_grace,
-        shutdown: settings.shutdown_timeout,
-    };
-    let mut core = Core::new(limits, boot_id.to_owned(), last_seq + 1);
+    let mut core = Core::new(limits(settings), boot_id.to_owned(), last_seq + 1);
     for waiting in lookup.waiting().map_err(broken)? {
         core.restore(waiting.id, waiting.priority, waiting.submitted_seq, waiting.held);
     }
@@ -452,6 +446,15 @@ fn bind(settings: &Settings, state: &StateDir) -> Result<Vec<http::Listener>, St
         .collect()
 }
 
+fn limits(settings: &Settings) -> Limits {
+    Limits {
+        max_running: settings.max_running,
+        max_queued: settings.max_queued,
+        cancel_grace: settings.cancel_grace,
+        shutdown: settings.shutdown_timeout,
+    }
+}
+
 /// Tells this state directory's cgroups from another daemon's: FNV-1a of its path.
 fn instance(state: &StateDir) -> u32 {
     use std::os::unix::ffi::OsStrExt;
@@ -510,11 +513,6 @@ fn info(
         started_at,
         started,
         containment: http::Containment { tier: tier.name().into(), detail: why.unwrap_or_default() },
-        limits: http::Limits {
-            max_running: settings.max_running,
-            max_queued: settings.max_queued,
-            cancel_grace: settings.cancel_grace,
-            shutdown: settings.shutdown_timeout,
-        },
+        limits: limits(settings),
     }
 }

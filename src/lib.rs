@@ -1,26 +1,35 @@
-//! runward
-#[cfg(feature = "daemon")]
-pub mod daemon;
-#[cfg(feature = "daemon")]
-pub mod http;
-#[cfg(feature = "daemon")]
-pub mod job;
-#[cfg(feature = "daemon")]
-pub mod kinds;
-#[cfg(feature = "daemon")]
-pub mod process;
+//! runward supervises async jobs: a daemon, and the Runner it is built on.
+//!
+//! # The library
+//!
+//! [`runner`] is the contract of Python's `asyncio.Runner` on tokio. It stands alone: with
+//! `default-features = false` nothing else is built, and nothing else is needed to use it.
+//!
+//! ```
+//! assert_eq!(runward::runner::run(async { 6 * 7 }).unwrap(), 42);
+//! ```
+//!
+//! # The daemon
+//!
+//! The rest is the `runward` program, as floors: what stands lower knows nothing of what stands above it.
+//!
+//! | floor | |
+//! |---|---|
+//! | 0 | [`runner`], [`process`]: keeper and shims, which hold the processes of jobs |
+//! | 1 | [`job`]: the vocabulary, and the one transition function |
+//! | 2 | [`supervisor`]: decides and records; [`kinds`]: runs jobs inside Runners |
+//! | 3 | [`store`]: the event log; [`http`]: the control plane |
+//! | 4 | [`daemon`]: composition, the order of start and stop |
+//!
+//! A program that embeds the daemon calls [`daemon::serve`].
+
+// The table above names modules that are not there without the daemon.
+#![cfg_attr(not(feature = "daemon"), expect(rustdoc::broken_intra_doc_links))]
+
 pub mod runner;
-#[cfg(feature = "daemon")]
-pub mod settings;
-#[cfg(feature = "daemon")]
-pub mod signals;
-#[cfg(feature = "daemon")]
-pub mod state_dir;
-#[cfg(feature = "daemon")]
-pub mod store;
-#[cfg(feature = "daemon")]
-pub mod supervisor;
-#[cfg(feature = "daemon")]
-pub mod telemetry;
-#[cfg(feature = "daemon")]
-pub mod text;
+
+macro_rules! daemon {
+    ($($name:ident)+) => { $(#[cfg(feature = "daemon")] pub mod $name;)+ };
+}
+
+daemon! { daemon http job kinds process settings signals state_dir store supervisor telemetry text }

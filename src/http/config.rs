@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use crate::supervisor::core::Limits;
+
 /// Limits and defaults of the control plane.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -45,17 +47,4 @@ pub struct Containment {
     pub tier: String,
     /// Why it is not a better one, or what it is made of.
     pub detail: String,
-}
-
-/// The supervisor's limits.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Jobs that run at once.
-    pub max_running: usize,
-    /// Jobs that wait at once.
-    pub max_queued: usize,
-    /// The grace of a job that sets none.
-    pub cancel_grace: Duration,
-    /// How long a shutdown may take.
-    pub shutdown: Duration,
 }

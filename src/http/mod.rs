@@ -25,7 +25,7 @@ pub mod token;
 
 use std::sync::Arc;
 
-pub use config::{Config, Containment, Info, Limits};
+pub use config::{Config, Containment, Info};
 pub use serve::{Listener, serve};
 pub use token::{Token, TokenError};
 

@@ -61,12 +61,10 @@ impl Job {
         }
     }
 
-    /// The signal that asks its processes to stop.
-    pub fn stop_signal(&self) -> &str {
+    /// How its processes run.
+    pub fn process(&self) -> &Process {
         match self {
-            Self::Command(Command { stop_signal, .. }) | Self::Script(Script { stop_signal, .. }) => {
-                stop_signal.as_deref().unwrap_or("TERM")
-            }
+            Self::Command(Command { process, .. }) | Self::Script(Script { process, .. }) => process,
         }
     }
 }
@@ -76,6 +74,27 @@ impl Job {
 pub struct Command {
     /// The program, looked up in the job's `PATH`, and its arguments. Never empty.
     pub argv: Vec<String>,
+    /// How it runs.
+    #[serde(flatten)]
+    pub process: Process,
+}
+
+/// A script. Its `#!` line chooses the interpreter; without one it is `/bin/sh`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Script {
+    /// The script itself.
+    pub source: String,
+    /// Arguments, `$1` and so on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// How it runs.
+    #[serde(flatten)]
+    pub process: Process,
+}
+
+/// How a process runs, whatever it executes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Process {
     /// Environment, over the allow-list and the context.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -89,31 +108,6 @@ pub struct Command {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// The signal that asks it to stop, without `SIG`; the default is `TERM`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stop_signal: Option<String>,
-}
-
-/// A script. Its `#!` line chooses the interpreter; without one it is `/bin/sh`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Script {
-    /// The script itself.
-    pub source: String,
-    /// Arguments, `$1` and so on.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub args: Vec<String>,
-    /// As for a command.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub env: BTreeMap<String, String>,
-    /// As for a command.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cwd: Option<PathBuf>,
-    /// As for a command.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stdin: Option<String>,
-    /// As for a command.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-    /// As for a command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
 }

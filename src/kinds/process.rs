@@ -1,7 +1,7 @@
 //! `command` and `script`: jobs that are processes. The main task speaks with the shim and with nobody else.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     ffi::{CString, OsString},
     io,
     path::{Path, PathBuf},
@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 
 use super::{Done, Link, Main, Reporter, Shared, script};
 use crate::{
-    job::{Action, AttemptKey, Command, Exit, Failure, Job, OutputFacts, Record, Script},
+    job::{Action, AttemptKey, Exit, Failure, Job, OutputFacts, Process, Record, Script},
     process::{Ending, ExitReport, Launch, Shim, ShimEvent, Stage, User, spool::Spooled},
     runner::{AsyncRunner, Cancelled, Scope, ScopeError},
     supervisor::{
@@ -222,7 +222,8 @@ fn start_failure(stage: Stage, errno: i32) -> Failure {
 
 fn stop_signal(job: &Job) -> Signal {
     // Names were checked when the job was submitted.
-    Signal::from_str(&format!("SIG{}", job.stop_signal())).unwrap_or(Signal::SIGTERM)
+    let name = job.process().stop_signal.as_deref();
+    name.and_then(|name| Signal::from_str(&format!("SIG{name}")).ok()).unwrap_or(Signal::SIGTERM)
 }
 
 /// What the shim is to do. Files are written and users looked up on the Runner's executor.
@@ -234,7 +235,7 @@ async fn plan(
 ) -> Result<Launch, Failure> {
     let shared = Arc::clone(shared);
     let blocks = match &record.spec.job {
-        Job::Command(command) => command.user.is_some(),
+        Job::Command(command) => command.process.user.is_some(),
         Job::Script(_) => true,
     };
     let planned = move || plan_now(&shared, &record, key);
@@ -256,46 +257,27 @@ fn plan_now(shared: &Shared, record: &Record, key: AttemptKey) -> Result<Launch,
     let dir = attempt_dir(&shared.log_root, record.id, run, attempt);
     let runner_dir = dir.parent().unwrap_or(&dir);
     prepare_dir(runner_dir).map_err(|error| (Stage::Directory, error))?;
-    let parts = Parts::of(&record.spec.job, runner_dir)?;
-    let user = parts.user.map(|name| find_user(name)).transpose().map_err(|error| (Stage::User, error))?;
-    let env = shared.environment.of(record, key, user.as_ref().map(|(user, _)| user), parts.env);
-    let cwd = parts.cwd.map_or_else(|| Path::new("/"), PathBuf::as_path);
-    let mut launch = Launch::new(dir.clone(), parts.argv, env, cwd.to_owned());
-    launch.stdin = parts.stdin.map(|text| text.as_bytes().to_vec());
-    launch.user = user.map(|(_, user)| user);
+    let argv = argv(&record.spec.job, runner_dir)?;
+    let Process { env, cwd, stdin, user, stop_signal: _ } = record.spec.job.process();
+    let user = user.as_deref().map(find_user).transpose().map_err(|error| (Stage::User, error))?;
+    let env = shared.environment.of(record, key, user.as_ref().map(|(user, _)| user), env);
+    let cwd = cwd.clone().unwrap_or_else(|| PathBuf::from("/"));
+    let mut launch = Launch::new(dir, argv, env, cwd);
+    launch.stdin = stdin.as_ref().map(|text| text.as_bytes().to_vec());
+    // Who is that user already need not and, unless root, may not switch.
+    launch.user = user.map(|(_, user)| user).filter(|user| user.uid != nix::unistd::geteuid().as_raw());
     launch.segment_bytes = shared.segment_bytes;
     launch.max_log_bytes = shared.max_log_bytes;
     Ok(launch)
 }
 
-struct Parts<'a> {
-    argv: Vec<OsString>,
-    env: &'a BTreeMap<String, String>,
-    cwd: Option<&'a PathBuf>,
-    stdin: Option<&'a String>,
-    user: Option<&'a String>,
-}
-
-impl<'a> Parts<'a> {
-    fn of(job: &'a Job, runner_dir: &Path) -> Result<Self, (Stage, io::Error)> {
-        match job {
-            Job::Command(Command { argv, env, cwd, stdin, user, stop_signal: _ }) => Ok(Self {
-                argv: argv.iter().map(OsString::from).collect(),
-                env,
-                cwd: cwd.as_ref(),
-                stdin: stdin.as_ref(),
-                user: user.as_ref(),
-            }),
-            Job::Script(Script { source, args, env, cwd, stdin, user, stop_signal: _ }) => {
-                let path = script::write(runner_dir, source).map_err(|error| (Stage::Directory, error))?;
-                Ok(Self {
-                    argv: script::argv(source, &path, args),
-                    env,
-                    cwd: cwd.as_ref(),
-                    stdin: stdin.as_ref(),
-                    user: user.as_ref(),
-                })
-            }
+/// The program and its arguments.
+fn argv(job: &Job, runner_dir: &Path) -> Result<Vec<OsString>, (Stage, io::Error)> {
+    match job {
+        Job::Command(command) => Ok(command.argv.iter().map(OsString::from).collect()),
+        Job::Script(Script { source, args, process: _ }) => {
+            let path = script::write(runner_dir, source).map_err(|error| (Stage::Directory, error))?;
+            Ok(script::argv(source, &path, args))
         }
     }
 }

@@ -14,7 +14,7 @@ use std::{
 
 use jiff::Timestamp;
 use runward::{
-    http::{self, Api, Config, Containment, Info, Limits, Listener, access::Access},
+    http::{self, Api, Config, Containment, Info, Listener, access::Access},
     job::{AttemptKey, Drain, Exit, Job, Record, RunnerId, State},
     store::{self, Lookup, Readers},
     supervisor::{
@@ -313,12 +313,7 @@ fn info(limits: core::Limits) -> Info {
         started_at: Timestamp::now(),
         started: Instant::now(),
         containment: Containment { tier: "none".into(), detail: "a test".into() },
-        limits: Limits {
-            max_running: limits.max_running,
-            max_queued: limits.max_queued,
-            cancel_grace: limits.cancel_grace,
-            shutdown: limits.shutdown,
-        },
+        limits,
     }
 }
 

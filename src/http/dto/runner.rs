@@ -300,39 +300,22 @@ impl From<&job::Record> for Runner {
 impl From<&job::Job> for Job {
     fn from(job: &job::Job) -> Self {
         match job {
-            job::Job::Command(job::Command { argv, env, cwd, stdin, user, stop_signal }) => {
-                Self::Command(Command {
-                    argv: argv.clone(),
-                    process: Process::new(env, cwd, stdin, user, stop_signal),
-                })
+            job::Job::Command(job::Command { argv, process }) => {
+                Self::Command(Command { argv: argv.clone(), process: process.into() })
             }
-            job::Job::Script(job::Script { source, args, env, cwd, stdin, user, stop_signal }) => {
-                Self::Script(Script {
-                    source: source.clone(),
-                    args: args.clone(),
-                    process: Process::new(env, cwd, stdin, user, stop_signal),
-                })
+            job::Job::Script(job::Script { source, args, process }) => {
+                Self::Script(Script { source: source.clone(), args: args.clone(), process: process.into() })
             }
         }
     }
 }
 
-impl Process {
-    fn new(
-        env: &BTreeMap<String, String>,
-        cwd: &Option<std::path::PathBuf>,
-        stdin: &Option<String>,
-        user: &Option<String>,
-        stop_signal: &Option<String>,
-    ) -> Self {
-        Self {
-            env: env.clone(),
-            // It came as text.
-            cwd: cwd.as_ref().map(|cwd| cwd.to_string_lossy().into_owned()),
-            stdin: stdin.clone(),
-            user: user.clone(),
-            stop_signal: stop_signal.clone(),
-        }
+impl From<&job::Process> for Process {
+    fn from(process: &job::Process) -> Self {
+        let job::Process { env, cwd, stdin, user, stop_signal } = process.clone();
+        // The directory came as text.
+        let cwd = cwd.map(|cwd| cwd.to_string_lossy().into_owned());
+        Self { env, cwd, stdin, user, stop_signal }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
         nearest,
         problem::{Kind, Problem},
     },
-    job::{Command, Job, Script, Spec},
+    job::{Command, Job, Process, Script, Spec},
 };
 
 /// The longest argument or environment variable, with its closing NUL: `MAX_ARG_STRLEN` of Linux.
@@ -65,14 +65,7 @@ fn read_command(value: Value) -> Result<Command, Problem> {
             let list = fields
                 .value("argv")
                 .ok_or_else(|| missing(&path, "it must be a non-empty list of strings"))?;
-            Ok(Command {
-                argv: argv(list, &path)?,
-                env: environment(&mut fields)?,
-                cwd: cwd(&mut fields)?,
-                stdin: fields.text("stdin")?,
-                user: fields.text("user")?,
-                stop_signal: stop_signal(&mut fields)?,
-            })
+            Ok(Command { argv: argv(list, &path)?, process: process(&mut fields)? })
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Err(invalid(
             PATH,
@@ -99,6 +92,16 @@ fn argv(value: Value, path: &str) -> Result<Vec<String>, Problem> {
     }
 }
 
+fn process(fields: &mut Fields) -> Result<Process, Problem> {
+    Ok(Process {
+        env: environment(fields)?,
+        cwd: cwd(fields)?,
+        stdin: fields.text("stdin")?,
+        user: fields.text("user")?,
+        stop_signal: stop_signal(fields)?,
+    })
+}
+
 fn read_script(value: Value) -> Result<Script, Problem> {
     const PATH: &str = "job.script";
     match value {
@@ -110,15 +113,12 @@ fn read_script(value: Value) -> Result<Script, Problem> {
                 fields.text("source")?.ok_or_else(|| missing(&path, "it is the script itself, a string"))?;
             let args = fields.texts("args")?.unwrap_or_default();
             arguments(&args, &fields.path("args"))?;
-            Ok(Script {
-                source: script_source(source, &path)?,
-                args,
-                env: environment(&mut fields)?,
-                cwd: cwd(&mut fields)?,
-                stdin: fields.text("stdin")?,
-                user: fields.text("user")?,
-                stop_signal: stop_signal(&mut fields)?,
-            })
+            let process = process(&mut fields)?;
+            if process.user.is_some() {
+                // The script is a file in the state directory, which no other user can reach into.
+                return Err(unsupported(&fields.path("user"), "a `command` can run as another user"));
+            }
+            Ok(Script { source: script_source(source, &path)?, args, process })
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
             Err(invalid(PATH, "the script itself, a string, or an object with `source`"))
@@ -200,10 +200,11 @@ pub(super) fn variables(map: &BTreeMap<String, String>, path: &str) -> Result<()
 
 /// Checks that Linux can execute it: arguments, environment and context have one limit together.
 pub(super) fn fits(spec: &Spec) -> Result<(), Problem> {
-    let (arguments, env, path): (&[String], _, _) = match &spec.job {
-        Job::Command(command) => (&command.argv, &command.env, "job.command"),
-        Job::Script(script) => (&script.args, &script.env, "job.script"),
+    let (arguments, path): (&[String], _) = match &spec.job {
+        Job::Command(command) => (&command.argv, "job.command"),
+        Job::Script(script) => (&script.args, "job.script"),
     };
+    let env = &spec.job.process().env;
     let strings = arguments.iter().map(|argument| argument.len() + 1);
     let variables = env.iter().chain(&spec.context).map(|(name, value)| name.len() + value.len() + 2);
     let total: usize = strings.chain(variables).map(|length| length + POINTER).sum();
@@ -219,8 +220,8 @@ pub(super) fn fits(spec: &Spec) -> Result<(), Problem> {
 /// The user that a job asks for.
 pub(in crate::http) fn user(spec: &Spec) -> Option<(&str, &'static str)> {
     match &spec.job {
-        Job::Command(command) => command.user.as_deref().map(|user| (user, "job.command.user")),
-        Job::Script(script) => script.user.as_deref().map(|user| (user, "job.script.user")),
+        Job::Command(command) => command.process.user.as_deref().map(|user| (user, "job.command.user")),
+        Job::Script(script) => script.process.user.as_deref().map(|user| (user, "job.script.user")),
     }
 }
 

@@ -181,8 +181,8 @@ mod tests {
         }))
         .expect("valid");
         let Job::Command(command) = &spec.job else { panic!("a command") };
-        assert_eq!(command.stop_signal.as_deref(), Some("INT"));
-        assert_eq!(command.cwd.as_deref(), Some(std::path::Path::new("/tmp")));
+        assert_eq!(command.process.stop_signal.as_deref(), Some("INT"));
+        assert_eq!(command.process.cwd.as_deref(), Some(std::path::Path::new("/tmp")));
         assert_eq!((spec.priority, spec.on_lost, spec.debug), (-3, OnLost::Hold, Some(true)));
         assert_eq!(spec.timeout, Some(Duration::from_secs(3600)));
         assert_eq!(spec.cancel_grace, Some(Duration::from_millis(2500)));
@@ -202,6 +202,11 @@ mod tests {
             (json!({"job": {"command": ["a"], "script": "b"}}), Kind::InvalidField, "job"),
             (json!({"job": {"comand": ["a"]}}), Kind::UnknownField, "job.comand"),
             (json!({"job": {"python": {}}}), Kind::Unsupported, "job.python"),
+            (
+                json!({"job": {"script": {"source": "a", "user": "daemon"}}}),
+                Kind::Unsupported,
+                "job.script.user",
+            ),
             (json!({"job": {"command": []}}), Kind::InvalidField, "job.command"),
             (json!({"job": {"command": "ls"}}), Kind::InvalidField, "job.command"),
             (json!({"job": {"command": [""]}}), Kind::InvalidField, "job.command[0]"),
