@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     http,
-    job::Record,
+    job::{EventKind, Record, RunnerId},
     kinds::{self, Environment, Fleet},
     process::{
         self, KeeperLink, KeeperSetup,
@@ -35,7 +35,7 @@ use crate::{
     supervisor::{
         Actor, Ended, Fatal, Parts, REPORTS, Supervisor, Urgent,
         core::{Core, Limits},
-        ports::EventLog,
+        ports::{AppendError, EventLog, Records},
         recovery::{self, Evidence},
     },
     telemetry,
@@ -49,6 +49,13 @@ const HTTP_STOP: Duration = Duration::from_secs(2);
 
 /// How long the keeper may take to follow the last shim. It has nothing left to do.
 const KEEPER_LEAVES: Duration = Duration::from_secs(1);
+
+/// Descriptors of the daemon besides its jobs' and most clients': the store, its readers, the loops, the listeners,
+/// standard streams (about 27), and as much again for clients.
+const DESCRIPTORS_KEPT: usize = 48;
+
+/// Descriptors that a running job takes: the socket to its shim, and at its start the shim's end of it.
+const DESCRIPTORS_OF_A_JOB: usize = 2;
 
 /// The daemon's exit codes, after `sysexits.h` where that has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +106,8 @@ enum StartError {
     System { what: &'static str, error: io::Error },
     #[error("recovery: {0}")]
     Recovery(String),
+    #[error("recovery: {0}; make room and start again")]
+    Append(AppendError),
 }
 
 impl StartError {
@@ -109,6 +118,8 @@ impl StartError {
             Self::StateDir(StateDirError::NotPrivate { .. } | StateDirError::Io { .. }) | Self::Token(_) => {
                 Code::NotPrivate
             }
+            Self::Store { error, .. } if error.may_pass() => Code::StoreFailed,
+            Self::Append(_) => Code::StoreFailed,
             Self::Store { .. } | Self::Recovery(_) => Code::StoreUnusable,
             Self::Bind { .. } => Code::Unavailable,
             Self::System { .. } => Code::System,
@@ -133,10 +144,9 @@ pub fn serve(flags: &Flags, on_runtime: impl FnOnce(&Handle)) -> Code {
 fn start(flags: &Flags, on_runtime: impl FnOnce(&Handle)) -> Result<Code, StartError> {
     let started = (Timestamp::now(), Instant::now());
     process::reset_inherited_signals();
-    let settings = settings::load(flags)?;
+    let mut settings = settings::load(flags)?;
     telemetry::start(&settings.log_filter, settings.log_format).map_err(StartError::Telemetry)?;
     let state = StateDir::open(&settings.state_dir)?;
-    let token = http::token::load_or_create(state.path())?;
 
     // The keeper is a fork of this process as it is now: single-threaded, small, with nothing open that a job
     // could get hold of.
@@ -149,8 +159,12 @@ fn start(flags: &Flags, on_runtime: impl FnOnce(&Handle)) -> Result<Code, StartE
     let keeper = process::fork_keeper(KeeperSetup { children_lock, tier: tier.clone() })
         .map_err(|error| StartError::System { what: "the keeper", error: io::Error::other(error) })?;
 
+    // Only now: the keeper, and so every job, keeps the limit that the daemon was started with.
+    leave_descriptors(&mut settings).map_err(system("the limit of descriptors"))?;
     let boot_id = boot_id().map_err(system("the boot id"))?;
     let recovered = recover(&state, &settings, &tier, &boot_id)?;
+    // After the store: a token without a store tells that there was one.
+    let token = http::token::load_or_create(state.path())?;
     let listeners = bind(&settings, &state)?;
 
     let (urgent_sender, urgent) = mpsc::channel(URGENT);
@@ -236,12 +250,12 @@ fn announce(state: &StateDir, listeners: &[http::Listener]) {
         || {
             let address = listen.first().map_or("", String::as_str);
             let token = state.path().join("token");
-            format!("-H \"Authorization: Bearer $(cat {})\" http://{address}", token.display())
+            format!("-H \"Authorization: Bearer $(cat '{}')\" 'http://{address}", token.display())
         },
-        |path| format!("--unix-socket {path} http://localhost"),
+        |path| format!("--unix-socket '{path}' 'http://localhost"),
     );
     tracing::info!(
-        "ready on {}. Try: curl -sS {target}/v1/runners?wait=30s -H 'content-type: text/x-shellscript' \
+        "ready on {}. Try: curl -sS {target}/v1/runners?wait=30s' -H 'content-type: text/x-shellscript' \
          --data-binary 'echo hello'",
         listen.join(", ")
     );
@@ -371,8 +385,14 @@ fn recover(
 ) -> Result<Recovered, StartError> {
     let broken = |error| StartError::Store { path: state.database(), error };
     let sql = |error: rusqlite::Error| broken(OpenError::from(error));
-    let mut log = store::open(&state.database(), state.has_logs()).map_err(broken)?;
+    let mut log = store::open(&state.database(), state.was_used()).map_err(broken)?;
     let lookup = Lookup::open(&state.database()).map_err(broken)?;
+    let executed = state.last_executed().map_err(system("the output of earlier jobs"))?;
+    if let Some(id) = executed.and_then(|name| name.parse::<RunnerId>().ok())
+        && lookup.load(id).is_none()
+    {
+        return Err(broken(OpenError::Forgotten(id)));
+    }
     let under_way = lookup.under_way().map_err(broken)?;
     sweep(tier, &under_way).map_err(system("what an earlier daemon's jobs left"))?;
     let last_seq = log.last_seq().map_err(sql)?;
@@ -382,8 +402,14 @@ fn recover(
         recovery::plan(under_way, |record| evidence(&logs, boot_id, record), last_seq + 1, Timestamp::now())
             .map_err(|illegal| StartError::Recovery(illegal.to_string()))?;
     let last_seq = batch.events.last().map_or(last_seq, |event| event.seq);
+    for event in &batch.events {
+        if let EventKind::AttemptEnded { outcome, error, .. } = &event.kind {
+            let error = error.as_ref().map(|error| error.message.as_str());
+            tracing::warn!(runner = %event.runner, %outcome, error, "ended with the earlier daemon");
+        }
+    }
     if !batch.events.is_empty() {
-        log.append(&batch).map_err(|error| StartError::Recovery(error.to_string()))?;
+        log.append(&batch).map_err(StartError::Append)?;
     }
     let mut core = Core::new(limits(settings), boot_id.to_owned(), last_seq + 1);
     for waiting in lookup.waiting().map_err(broken)? {
@@ -444,6 +470,26 @@ fn bind(settings: &Settings, state: &StateDir) -> Result<Vec<http::Listener>, St
             bound.map_err(|error| StartError::Bind { address, error })
         })
         .collect()
+}
+
+/// Takes all descriptors that may be had, and runs no more jobs at once than they are enough for: a job that was
+/// accepted must not fail for want of one.
+fn leave_descriptors(settings: &mut Settings) -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    let left = usize::try_from(hard).unwrap_or(usize::MAX).saturating_sub(DESCRIPTORS_KEPT);
+    let enough_for = (left / DESCRIPTORS_OF_A_JOB).max(1);
+    if settings.max_running > enough_for {
+        let limit = hard;
+        tracing::warn!(
+            limit,
+            max_running = enough_for,
+            "fewer jobs run at once than `jobs.max_running` says: raise the limit of descriptors (ulimit -n)"
+        );
+        settings.max_running = enough_for;
+    }
+    Ok(())
 }
 
 fn limits(settings: &Settings) -> Limits {

@@ -12,7 +12,7 @@ use crate::{daemon::Code, process::reap, supervisor::Urgent};
 
 /// After a second signal the supervisor has this long to kill everything and to record it. It gives up by
 /// itself before that; this is for a supervisor that is stuck.
-const FORCED: Duration = Duration::from_millis(480);
+const FORCED: Duration = Duration::from_millis(450);
 
 /// The signal thread. It ends when this is dropped.
 #[derive(Debug)]
@@ -27,18 +27,20 @@ impl SignalThread {
     /// # Errors
     /// When the handlers or the thread can't be had.
     pub fn start(urgent: mpsc::Sender<Urgent>, keeper: i32) -> io::Result<Self> {
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?;
+        // Then orphans of the whole container are handed to us.
         let is_init = std::process::id() == 1;
-        if is_init {
-            // Orphans of the whole container are handed to us.
-            signals.add_signal(SIGCHLD)?;
-        }
         let handle = signals.handle();
         let thread = thread::Builder::new().name("runward-signals".into()).spawn(move || {
             let mut stops = 0;
             for signal in signals.forever() {
                 match signal {
-                    SIGCHLD => drop(reap::strays(&[keeper])),
+                    SIGCHLD => {
+                        reap::resume(keeper);
+                        if is_init && let Err(error) = reap::strays(&[keeper]) {
+                            tracing::warn!(%error, "orphans could not be reaped");
+                        }
+                    }
                     SIGHUP => tracing::info!("SIGHUP: settings are read at start only; nothing was changed"),
                     stop => {
                         stops += 1;

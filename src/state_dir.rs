@@ -44,7 +44,7 @@ pub enum StateDirError {
     },
     /// It is not private.
     #[error(
-        "the state directory {path} {problem}; make it a directory of user {uid} with mode 0700, or choose another with --state-dir"
+        "{path} {problem}; make it a directory of user {uid} with mode 0700, or choose another with --state-dir"
     )]
     NotPrivate {
         /// Which.
@@ -76,20 +76,14 @@ impl StateDir {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(io)?;
         }
-        match DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(io(error)),
-            Ok(()) | Err(_) => {}
-        }
+        make_dir(path).map_err(io)?;
         check_private(path)?;
         let path = path.canonicalize().map_err(io)?;
         let lock = lock(&path)?;
-        for name in ["logs"] {
-            match DirBuilder::new().mode(0o700).create(path.join(name)) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(io(error)),
-                Ok(()) | Err(_) => {}
-            }
-        }
-        Ok(Self { path, _lock: lock })
+        let state = Self { path, _lock: lock };
+        make_dir(&state.logs()).map_err(io)?;
+        check_private(&state.logs())?;
+        Ok(state)
     }
 
     /// The directory, without links.
@@ -107,9 +101,26 @@ impl StateDir {
         self.path.join("logs")
     }
 
-    /// Whether there is output of earlier jobs.
-    pub fn has_logs(&self) -> bool {
-        fs::read_dir(self.logs()).is_ok_and(|mut entries| entries.next().is_some())
+    /// Whether a daemon got as far as to make a store here: it makes its token only then.
+    pub fn was_used(&self) -> bool {
+        let has_logs = fs::read_dir(self.logs()).is_ok_and(|mut entries| entries.next().is_some());
+        has_logs || self.path.join("token").exists()
+    }
+
+    /// The name of the latest Runner of which something was executed: a damaged store loses its latest records
+    /// first, and nothing is executed before its record is durable.
+    ///
+    /// # Errors
+    /// The directory's.
+    pub fn last_executed(&self) -> io::Result<Option<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.logs())? {
+            names.extend(entry?.file_name().into_string());
+        }
+        // Ids are in the order of time.
+        names.sort_unstable_by(|a, b| b.cmp(a));
+        let executed = |name: &String| self.logs().join(name).join("1-1").is_dir();
+        Ok(names.into_iter().find(executed))
     }
 
     /// Waits until every process of an earlier daemon's jobs is dead and every spooled exit complete: its
@@ -146,6 +157,13 @@ impl StateDir {
         if let Err(error) = fs::remove_file(self.path.join("daemon.json")) {
             tracing::debug!(%error, "daemon.json could not be removed");
         }
+    }
+}
+
+fn make_dir(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
     }
 }
 

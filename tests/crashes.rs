@@ -147,6 +147,25 @@ fn when_everything_was_killed_at_once_the_next_start_sweeps() {
     assert_eq!(daemon.runner(&runner)["outcome"], "lost");
 }
 
+#[test]
+fn a_job_that_stops_its_shim_is_stopped_all_the_same() {
+    let daemon = Setup::new().start();
+    let script = "setsid sleep 600 & echo ready; kill -STOP $PPID; sleep 600";
+    let runner = daemon.submit(json!({"job": {"command": ["sh", "-c", script]}, "cancel_grace": "0s"}));
+    daemon.output_with(&runner, "ready");
+    assert_eq!(daemon.cancel(&runner).0, 202);
+    let closed = daemon.closed(&runner);
+    assert_eq!(processes_of(&runner), [] as [i32; 0]);
+    assert!(["cancelled", "killed"].contains(&closed["outcome"].as_str().expect("an outcome")), "{closed}");
+}
+
+#[test]
+fn a_keeper_that_was_stopped_goes_on() {
+    let daemon = Setup::new().start();
+    kill(Pid::from_raw(daemon.keeper()), Signal::SIGSTOP).expect("it is there");
+    assert_eq!(daemon.run(json!({"job": {"command": ["true"]}}))["outcome"], "succeeded");
+}
+
 /// What a client knows for certain.
 #[derive(Default)]
 struct Ledger {

@@ -195,6 +195,67 @@ fn stop_and_keep<T>(
 }
 
 #[test]
+fn a_store_that_lost_its_latest_records_is_refused_and_names_the_job() {
+    let daemon = Setup::new().start();
+    let runner = id(&daemon.run(json!({"job": {"command": ["echo", "hi"]}})));
+    let (dir, mut command) = (daemon.state_dir(), daemon.setup().command());
+    let refused = stop_and_keep(daemon, &dir, |dir| {
+        let store = rusqlite::Connection::open(dir.join("runward.db")).expect("the store");
+        store.execute_batch("DELETE FROM events; DELETE FROM runners").expect("lost");
+        drop(store);
+        command.output().expect("it runs")
+    });
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(65), "{message}");
+    assert!(message.contains(&runner), "{message}");
+}
+
+#[test]
+fn a_used_state_directory_without_store_and_logs_is_not_begun_anew() {
+    let daemon = Setup::new().start();
+    let (dir, mut command) = (daemon.state_dir(), daemon.setup().command());
+    let code = stop_and_keep(daemon, &dir, |dir| {
+        std::fs::remove_file(dir.join("runward.db")).expect("removed");
+        std::fs::remove_dir_all(dir.join("logs")).expect("removed");
+        command.output().expect("it runs").status.code()
+    });
+    assert_eq!(code, Some(65));
+}
+
+#[test]
+fn a_socket_that_another_daemon_answers_at_is_not_taken() {
+    let daemon = Setup::new().start();
+    let socket = daemon.state_dir().join("api.sock");
+    let other = Setup::new();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_runward"))
+        .args(["serve", "--state-dir", &other.state_dir().display().to_string()])
+        .args(["--listen", &format!("unix:{}", socket.display())])
+        .output()
+        .expect("it runs");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(69), "{message}");
+    assert_eq!(daemon.status("/livez"), 200);
+}
+
+#[test]
+fn case_20_with_few_descriptors_fewer_jobs_run_at_once_and_none_fails() {
+    let setup = Setup::through("prlimit", &["--nofile=64"]).set("JOBS__MAX_RUNNING", 200);
+    let daemon = setup.start();
+    let runners: Vec<String> =
+        (0..60).map(|_| daemon.submit(json!({"job": {"command": ["sleep", "0.01"]}}))).collect();
+    for runner in runners {
+        assert_eq!(daemon.closed(&runner)["outcome"], "succeeded");
+    }
+}
+
+#[test]
+fn logs_tidied_away_under_the_daemon_do_not_fail_jobs() {
+    let daemon = Setup::new().start();
+    std::fs::remove_dir_all(daemon.state_dir().join("logs")).expect("removed");
+    assert_eq!(daemon.run(json!({"job": {"command": ["true"]}}))["outcome"], "succeeded");
+}
+
+#[test]
 fn nothing_is_left_after_a_stop() {
     let daemon = Setup::new().start();
     let (keeper, runner) = (daemon.keeper(), daemon.submit(json!({"job": {"command": ["sleep", "600"]}})));

@@ -15,8 +15,7 @@ use runward::{
         State,
     },
     supervisor::{
-        Actor, Archive, Ended, Fatal, Filter, Parts, REPORTS, Reading, Refusal, Stage, Supervisor, Taken,
-        Urgent,
+        Actor, Archive, Ended, Fatal, Filter, Parts, REPORTS, Reading, Refusal, Stage, Supervisor, Urgent,
         core::{Core, Limits},
         ports::{AppendError, Batch, Duplicate, End, EventLog, LoopFacts, News, Records, Report, Runners},
     },
@@ -224,9 +223,12 @@ async fn case_32_a_full_disk_refuses_new_jobs_and_what_runs_is_supervised_on() {
     // What was made ready for the refused one is taken back; it never goes.
     let Some(Told::Prepare(_, second)) = rig.told.recv().await else { panic!("it was prepared") };
     assert_eq!(rig.told.recv().await, Some(Told::Abort(second)));
-    // A cancellation is carried out and answered all the same.
+    // A cancellation is carried out all the same.
     let taken = rig.supervisor.cancel(running, Requester("somebody".into())).await;
-    assert_eq!(taken, Ok(Taken::Accepted));
+    assert!(
+        matches!(taken, Err(Refusal::NotRecorded(_))),
+        "a 202 would say that it never runs again: {taken:?}"
+    );
     assert_eq!(rig.told.recv().await, Some(Told::Cancel(key)));
     let end = End { exit: Some(Exit::Code(0)), closed: Some(Drain::default()), ..End::default() };
     let mut subscription = rig.supervisor.subscribe(running);
@@ -273,4 +275,25 @@ async fn a_shutdown_on_a_full_disk_still_stops_what_runs() {
     assert_eq!(rig.told.recv().await, Some(Told::Cancel(key)));
     rig.urgent.send(Urgent::Signal("SIGTERM")).await.expect("the actor listens");
     assert_eq!(rig.told.recv().await, Some(Told::Force(key)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_on_a_full_disk_ends_when_everything_has() {
+    let mut rig = Rig::start();
+    let (running, key) = rig.running().await;
+    rig.disk.becomes(FULL);
+    rig.urgent.send(Urgent::Signal("SIGTERM")).await.expect("the actor listens");
+    assert_eq!(rig.told.recv().await, Some(Told::Cancel(key)));
+    let end = End { exit: Some(Exit::Code(0)), closed: Some(Drain::default()), ..End::default() };
+    rig.report(running, key, News::Ended(end)).await;
+    let ended = rig.actor.await.expect("no panic");
+    assert!(
+        matches!(&ended, Ended::Fatal(Fatal::StoreBroken(reason)) if reason.contains("no space")),
+        "{ended:?}"
+    );
+    assert_eq!(
+        rig.told.recv().await,
+        None,
+        "no shim was told to let go: they keep the ends for the next start"
+    );
 }

@@ -348,6 +348,13 @@ impl From<Refusal> for Problem {
                     "nothing was accepted, the store takes nothing: {reason}; make room and send it again"
                 ),
             ),
+            Refusal::NotRecorded(reason) => Self::new(
+                Kind::StoreFailing,
+                format!(
+                    "it is being carried out, but the store takes nothing, so it would be forgotten if the daemon \
+                     died now: {reason}; make room and ask again until it is accepted"
+                ),
+            ),
             Refusal::NotFound(id) => Self::runner_not_found(id),
             Refusal::Closed { outcome } => Self::new(
                 Kind::RunnerClosed,

@@ -284,10 +284,8 @@ fn argv(job: &Job, runner_dir: &Path) -> Result<Vec<OsString>, (Stage, io::Error
 
 fn prepare_dir(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made,
-    }
+    // The directory above may have been tidied away under the daemon.
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 fn find_user(name: &str) -> io::Result<(nix::unistd::User, User)> {

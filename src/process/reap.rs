@@ -1,4 +1,5 @@
-//! Reaping what the kernel hands to the daemon when it is PID 1.
+//! What the daemon's signal thread does about child processes: it reaps what the kernel hands to a PID 1, and keeps
+//! the keeper going.
 
 use std::fs;
 use std::io;
@@ -24,4 +25,13 @@ pub fn strays(known: &[i32]) -> io::Result<usize> {
         }
     }
     Ok(reaped)
+}
+
+/// Lets the keeper go on if somebody has stopped it: while it stands still nothing is started or swept.
+/// Call it from the signal thread on SIGCHLD. Never blocks.
+pub fn resume(keeper: i32) {
+    if let Ok(Some(pid)) = sys::stopped_child(Some(keeper)) {
+        // It is a child of ours and unreaped; it fails only when it has ended meanwhile.
+        sys::kill(pid, nix::libc::SIGCONT).ok();
+    }
 }

@@ -13,6 +13,8 @@ use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, OpenFlags};
 
+use crate::job::RunnerId;
+
 pub use archive::{Lookup, Readers, Waiting};
 pub use log::Log;
 
@@ -50,12 +52,18 @@ pub enum OpenError {
         "it is damaged ({0}); restore the file from a backup, or move the whole state directory away to begin anew"
     )]
     Damaged(String),
-    /// There are logs but no records.
+    /// There are traces of a store but no records.
     #[error(
-        "it is empty or missing, but there is output of earlier jobs in `logs`; \
+        "it is empty or missing, but a daemon has used this state directory (its `token` or `logs` are there); \
          restore the file from a backup, or move the whole state directory away to begin anew"
     )]
     Vanished,
+    /// A job was executed that the store knows nothing of.
+    #[error(
+        "it has lost its latest records: the job {0} was executed, its output is in `logs`, but there is no record of \
+         it; restore the file from a backup, or move `logs/{0}` away to go on without what was lost"
+    )]
+    Forgotten(RunnerId),
     /// The program was built with a SQLite that corrupts.
     #[error(
         "this runward was built with SQLite {0}, which can corrupt the store; use SQLite 3.51.3 or later"
@@ -63,16 +71,16 @@ pub enum OpenError {
     OldSqlite(&'static str),
 }
 
-/// Opens the store for writing, creating or migrating it. `has_logs`: whether there is output of earlier jobs.
+/// Opens the store for writing, creating or migrating it. `was_used`: whether there must be one.
 ///
 /// # Errors
 /// [`OpenError`]; the file is then as it was.
-pub fn open(path: &Path, has_logs: bool) -> Result<Log, OpenError> {
+pub fn open(path: &Path, was_used: bool) -> Result<Log, OpenError> {
     if rusqlite::version_number() < OLDEST_SQLITE {
         return Err(OpenError::OldSqlite(rusqlite::version()));
     }
     let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
-    if has_logs && schema::is_empty(&connection)? {
+    if was_used && schema::is_empty(&connection)? {
         return Err(OpenError::Vanished);
     }
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -80,6 +88,18 @@ pub fn open(path: &Path, has_logs: bool) -> Result<Log, OpenError> {
     check(&connection)?;
     schema::migrate(&mut connection)?;
     Ok(Log::new(connection))
+}
+
+impl OpenError {
+    /// Whether it may be well again without anybody touching the file: no room, no permission, no descriptors.
+    pub fn may_pass(&self) -> bool {
+        use rusqlite::ErrorCode::{CannotOpen, DiskFull, OutOfMemory, PermissionDenied, ReadOnly, SystemIoFailure};
+        let Self::Sqlite(error) = self else { return false };
+        let code = error.sqlite_error_code();
+        code.is_some_and(|code| {
+            [CannotOpen, DiskFull, OutOfMemory, PermissionDenied, ReadOnly, SystemIoFailure].contains(&code)
+        })
+    }
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {

@@ -345,13 +345,19 @@ impl<R: Runners, S: Records> Actor<R, S> {
         self.pending.batch.keys.extend(newer.batch.keys);
         self.pending.held.extend(newer.held);
         self.forget(refused);
-        // What is to be stopped is stopped, and who asked is answered, whatever the disk does.
-        let (stops, held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending.held)
-            .into_iter()
-            .partition(|effect| matches!(effect, Effect::Reply(..) | Effect::Cancel(_) | Effect::Force(_)));
-        self.pending.held = held;
-        for effect in stops {
-            self.perform(effect);
+        // What is to be stopped is stopped, whatever the disk does; but nobody is told that it is on record.
+        for effect in std::mem::take(&mut self.pending.held) {
+            match effect {
+                Effect::Reply(token, _) => self.answer(token, Reply::NotRecorded(reason.clone())),
+                Effect::Cancel(_) | Effect::Force(_) => self.perform(effect),
+                // Waiting for room could take for ever. What ended is with the shims, for the next start.
+                Effect::Finished { .. } => {
+                    self.ended = Some(Ended::Fatal(Fatal::StoreBroken(reason.clone())));
+                }
+                Effect::Prepare(..) | Effect::Go(_) | Effect::Abort(_) | Effect::Settled(_) => {
+                    self.pending.held.push(effect);
+                }
+            }
         }
     }
 

@@ -35,6 +35,7 @@ pub(super) enum Reply {
     Answer(Answer),
     Duplicate { original: RunnerId, same_body: bool },
     StoreFailing(String),
+    NotRecorded(String),
 }
 
 /// What the supervisor says of itself.
@@ -94,6 +95,9 @@ pub enum Refusal {
     /// The store takes nothing.
     #[error("the store takes nothing: {0}")]
     StoreFailing(String),
+    /// It is being done, but it is not on record, and would be forgotten if the daemon died now.
+    #[error("it is being carried out but can't be recorded: {0}")]
+    NotRecorded(String),
     /// There is no such Runner.
     #[error("there is no Runner {0}")]
     NotFound(RunnerId),
@@ -180,7 +184,7 @@ impl Supervisor {
         }
         match self.ask(|reply| Command::Submit { id, spec, key, reply }).await? {
             Reply::Duplicate { original, same_body } => replay(original, same_body),
-            Reply::StoreFailing(reason) => Err(Refusal::StoreFailing(reason)),
+            Reply::StoreFailing(reason) | Reply::NotRecorded(reason) => Err(Refusal::StoreFailing(reason)),
             Reply::Answer(answer) => match answer {
                 Answer::Accepted | Answer::AlreadySo => Ok(Submitted { id, replayed: false }),
                 Answer::Denied(denied) => Err(denied.into()),
@@ -192,7 +196,8 @@ impl Supervisor {
     /// Cancels a Runner's main task; the second time by force. Answered when it is durable.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`], or [`Refusal::Closed`] where there was nothing left to cancel.
+    /// [`Refusal::NotFound`], [`Refusal::Closed`] where there was nothing left to cancel, or
+    /// [`Refusal::NotRecorded`].
     pub async fn cancel(&self, id: RunnerId, by: Requester) -> Result<Taken, Refusal> {
         let reply = self.ask(|reply| Command::Cancel { id, by, reply }).await?;
         self.taken(id, reply, true).await
@@ -201,7 +206,7 @@ impl Supervisor {
     /// Closes a Runner: cancels, drains, closes. Never forces; closing a closed one is no error.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`].
+    /// [`Refusal::NotFound`] or [`Refusal::NotRecorded`].
     pub async fn close(&self, id: RunnerId, by: Requester) -> Result<Taken, Refusal> {
         let reply = self.ask(|reply| Command::Close { id, by, reply }).await?;
         self.taken(id, reply, false).await
@@ -226,7 +231,9 @@ impl Supervisor {
         let answer = match reply {
             Reply::Answer(answer) => answer,
             Reply::Duplicate { .. } => Answer::Unknown,
-            Reply::StoreFailing(reason) => return Err(Refusal::StoreFailing(reason)),
+            Reply::StoreFailing(reason) | Reply::NotRecorded(reason) => {
+                return Err(Refusal::NotRecorded(reason));
+            }
         };
         match answer {
             Answer::Accepted => Ok(Taken::Accepted),

@@ -54,7 +54,11 @@ impl Listener {
     /// The system's; also where something else than a socket is in the way.
     pub fn bind_unix(path: &Path) -> io::Result<Self> {
         match fs::symlink_metadata(path) {
-            Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
+            // Only a socket that nobody answers at is an earlier daemon's.
+            Ok(found) if found.file_type().is_socket() => match std::os::unix::net::UnixStream::connect(path) {
+                Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+                Err(_) => fs::remove_file(path)?,
+            },
             Ok(_) => {
                 let message = format!("{} is there and is no socket; move it away", path.display());
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));

@@ -99,6 +99,7 @@ impl<'a> Keeper<'a> {
             if signalled {
                 while self.signals.read_signal()?.is_some() {}
             }
+            self.resume_shims()?;
             self.reap()?;
             self.sweep()?;
             self.send_reports();
@@ -168,6 +169,16 @@ impl<'a> Keeper<'a> {
     fn fork_shim(&self, attempt: u128, socket: OwnedFd) -> io::Result<i32> {
         let keeper = nix::unistd::getpid();
         sys::fork(move || shim::run(socket, self.lock, keeper, self.tier, attempt))
+    }
+
+    /// A job may stop its own shim, but not keep it from its work.
+    fn resume_shims(&self) -> io::Result<()> {
+        while let Ok(Some(pid)) = sys::stopped_child(None) {
+            if self.shims.contains_key(&pid) {
+                sys::kill(pid, nix::libc::SIGCONT)?;
+            }
+        }
+        Ok(())
     }
 
     fn reap(&mut self) -> io::Result<()> {

@@ -114,14 +114,23 @@ pub(crate) fn reset_signals() -> io::Result<()> {
 
 /// A child that has ended, if any, left unreaped: until [`reap`] its number, and so its group's, can't be reused.
 pub(crate) fn ended_child() -> io::Result<Option<i32>> {
+    changed_child(None, libc::WEXITED | libc::WNOWAIT)
+}
+
+/// A child that was stopped since the last call, if any; `only` asks for one.
+pub(crate) fn stopped_child(only: Option<i32>) -> io::Result<Option<i32>> {
+    changed_child(only, libc::WSTOPPED)
+}
+
+fn changed_child(only: Option<i32>, flags: c_int) -> io::Result<Option<i32>> {
     // SAFETY: a structure of integers, valid when zero.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    let (which, pid) = only.map_or((libc::P_ALL, 0), |pid| (libc::P_PID, pid.unsigned_abs()));
     // SAFETY: `info` is valid for writing.
-    if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) } == -1 {
+    if unsafe { libc::waitid(which, pid, &raw mut info, flags | libc::WNOHANG | libc::__WALL) } == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: waitid fills these fields, or leaves them zero when no child has ended.
+    // SAFETY: waitid fills these fields, or leaves them zero when there is no such child.
     let pid = unsafe { info.si_pid() };
     Ok((pid != 0).then_some(pid))
 }

@@ -27,7 +27,7 @@ const RECORDS_KEPT: usize = 1024;
 
 /// After a shutdown's deadline, or a second signal, everything is killed. What has not died after this long
 /// is in uninterruptible sleep: the daemon leaves it, says so, and ends.
-pub const SETTLE: Duration = Duration::from_millis(400);
+pub const SETTLE: Duration = Duration::from_millis(350);
 
 struct Waiting {
     place: Place,
