@@ -65,6 +65,16 @@ fn a_job_that_ends_in_its_grace_is_cancelled_whatever_its_exit_code() {
 }
 
 #[test]
+fn case_01_what_outlives_the_main_process_is_killed_and_counted() {
+    let daemon = Setup::new().start();
+    let runner = daemon.run(json!({"job": {"command": ["sh", "-c", "sleep 600 & echo done"]}}));
+    assert_eq!(processes_of(&id(&runner)), [] as [i32; 0]);
+    let attempt = &runner["runs"][0]["attempts"][0];
+    assert_eq!((&runner["outcome"], &attempt["swept"]), (&json!("succeeded"), &json!(1)), "{attempt}");
+    assert_eq!(attempt["output"]["incomplete"], false, "nobody held its output when it was read to the end");
+}
+
+#[test]
 fn a_timeout_stops_a_job_as_a_cancel_does() {
     let daemon = Setup::new().start();
     let runner = daemon.run(json!({"job": {"command": ["sleep", "600"]}, "timeout": "0.2s"}));

@@ -86,6 +86,9 @@ pub enum EventKind {
         /// What it wrote.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         output: Option<OutputFacts>,
+        /// Processes of it that outlived its main process and were killed then.
+        #[serde(default)]
+        swept: u32,
     },
     /// It waits for its turn again.
     Requeued {

@@ -76,6 +76,9 @@ pub struct Attempt {
     pub error: Option<Failure>,
     /// What it wrote.
     pub output: Option<OutputFacts>,
+    /// Processes of it that outlived its main process and were killed then.
+    #[serde(default)]
+    pub swept: u32,
     /// When it began.
     pub started_at: Timestamp,
     /// When it was over.

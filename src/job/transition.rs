@@ -91,6 +91,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
                 exit: None,
                 error: None,
                 output: None,
+                swept: 0,
                 started_at: at,
                 ended_at: None,
             };
@@ -155,7 +156,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             receipt.forced |= matches!(action, Action::GraceExpired | Action::Kill);
             receipt.steps.push(Step { at, action: *action, target: target.clone() });
         }
-        EventKind::AttemptEnded { outcome, exit, error, output } => {
+        EventKind::AttemptEnded { outcome, exit, error, output, swept } => {
             allow(matches!(record.state, Starting | Running | Cancelling))?;
             let attempt = current(record)?;
             allow(attempt.state != AttemptState::Ended)?;
@@ -164,6 +165,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             attempt.exit = *exit;
             attempt.error = error.clone();
             attempt.output = *output;
+            attempt.swept = *swept;
             attempt.ended_at = Some(at);
             if let Some(receipt) = &mut record.cancel {
                 end(receipt, at);

@@ -198,7 +198,7 @@ fn end_of(report: &ExitReport) -> End {
         dropped: report.dropped_bytes,
         incomplete: report.output_incomplete,
     };
-    End { exit: Some(exit), output: Some(output), ..End::default() }
+    End { exit: Some(exit), output: Some(output), swept: report.killed_processes, ..End::default() }
 }
 
 fn start_failure(stage: Stage, errno: i32) -> Failure {

@@ -165,6 +165,8 @@ pub struct End {
     pub error: Option<Failure>,
     /// What it wrote.
     pub output: Option<OutputFacts>,
+    /// Processes of it that outlived its main process and were killed then.
+    pub swept: u32,
     /// Whether it is not known how it ended.
     pub lost: bool,
     /// Where closing took no time: the close report, so that one commit tells all.

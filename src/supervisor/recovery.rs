@@ -74,8 +74,8 @@ fn fate(record: &Record, evidence: Evidence) -> Vec<EventKind> {
         },
     };
     let outcome = verdict(record, &end);
-    let End { exit, error, output, lost: _, closed: _ } = end;
-    let ended = EventKind::AttemptEnded { outcome, exit, error, output };
+    let End { exit, error, output, swept, lost: _, closed: _ } = end;
+    let ended = EventKind::AttemptEnded { outcome, exit, error, output, swept };
     let again = |held| EventKind::Requeued { reason: RequeueReason::Lost, held };
     match (outcome, &record.cancel, record.spec.on_lost) {
         (Outcome::Lost, None, OnLost::Requeue) => vec![ended, again(false)],
@@ -189,6 +189,7 @@ mod tests {
             exit: Some(Exit::Code(0)),
             error: None,
             output: None,
+            swept: 0,
         };
         let after =
             recover(record(OnLost::Requeue, vec![running(), ended, EventKind::Draining]), Evidence::Unknown);

@@ -71,6 +71,8 @@ pub(crate) enum EventKind {
         error: Option<Failure>,
         /// What it wrote.
         output: Option<Output>,
+        /// Processes of it that outlived its main process and were killed then.
+        swept: u32,
     },
     /// It waits for its turn again.
     Requeued {
@@ -129,11 +131,12 @@ impl From<&job::EventKind> for EventKind {
             job::EventKind::CancelStep { action, target } => {
                 Self::CancelStep { action: action.as_str(), target: target.clone() }
             }
-            job::EventKind::AttemptEnded { outcome, exit, error, output } => Self::AttemptEnded {
+            job::EventKind::AttemptEnded { outcome, exit, error, output, swept } => Self::AttemptEnded {
                 outcome: outcome.as_str(),
                 exit: exit.map(Exit::from),
                 error: error.as_ref().map(Failure::from),
                 output: output.map(Output::from),
+                swept: *swept,
             },
             job::EventKind::Requeued { reason, held } => {
                 Self::Requeued { reason: reason.as_str(), held: *held }

@@ -142,6 +142,8 @@ pub(super) struct Attempt {
     error: Option<Failure>,
     /// What it wrote.
     output: Option<Output>,
+    /// Processes of it that outlived its main process and were killed then.
+    swept: u32,
     /// When it began.
     started_at: String,
     /// When it was over.
@@ -329,6 +331,7 @@ impl From<&job::Attempt> for Attempt {
             exit: attempt.exit.map(Exit::from),
             error: attempt.error.as_ref().map(Failure::from),
             output: attempt.output.map(Output::from),
+            swept: attempt.swept,
             started_at: time(attempt.started_at),
             ended_at: attempt.ended_at.map(time),
         }

@@ -63,6 +63,8 @@ impl Format {
     /// Writes what was read; `skip` bytes of the first piece are left out.
     pub(super) fn write(self, into: &mut Vec<u8>, position: Position, item: &Item, skip: usize) {
         match (self, item) {
+            // Nothing of it is wanted: a tail begins behind it.
+            (Self::Raw | Self::Ndjson, Item::Frame(frame)) if skip > 0 && skip >= frame.bytes.len() => {}
             (Self::Raw, Item::Frame(frame)) => {
                 into.extend_from_slice(frame.bytes.get(skip..).unwrap_or_default())
             }
@@ -130,6 +132,7 @@ mod tests {
     #[test]
     fn text_stays_text_and_bytes_stay_bytes() {
         assert_eq!(written(Format::Raw, b"a\nb", 2), "b");
+        assert_eq!(written(Format::Ndjson, b"a\n", 2), "", "what a tail cuts away whole leaves no line");
         assert_eq!(
             written(Format::Ndjson, b"a\nb", 0),
             "{\"run\":1,\"attempt\":2,\"offset\":7,\"next\":26,\"stream\":\"stderr\",\

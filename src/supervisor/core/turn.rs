@@ -145,8 +145,8 @@ impl Turn<'_> {
         let outcome = verdict(&active.record, &end);
         let on_lost = active.record.spec.on_lost;
         let again = outcome == Outcome::Lost && active.record.cancel.is_none() && on_lost != OnLost::Fail;
-        let End { exit, error, output, closed, lost: _ } = end;
-        self.append(id, EventKind::AttemptEnded { outcome, exit, error, output });
+        let End { exit, error, output, swept, closed, lost: _ } = end;
+        self.append(id, EventKind::AttemptEnded { outcome, exit, error, output, swept });
         self.out.held.push(Effect::Settled(key));
         self.clear_timer(id, Timer::Grace);
         self.clear_timer(id, Timer::Timeout);
