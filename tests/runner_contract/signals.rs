@@ -153,7 +153,8 @@ pub(crate) fn scenario(name: &str) -> bool {
                 let left_over = scope.spawn_scoped(|scope| async move {
                     let cancelled = scope.cancellable(std::future::pending::<()>()).await;
                     say("ready");
-                    std::future::pending::<()>().await;
+                    // As long as the parent wants: a signal that does not kill shall fail, not hang.
+                    drop(tokio::task::spawn_blocking(wait_for_parent).await);
                     cancelled
                 });
                 while left_over.info().polls == 0 {
