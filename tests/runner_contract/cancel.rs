@@ -351,9 +351,10 @@ fn the_grace_ends_a_main_task_that_does_not_listen() {
         tokio::time::Instant::now()
     };
     let handle = runner.handle();
-    let ended = runner.run_scoped(|_| async move {
+    let ended = runner.run_scoped(move |_| async move {
         handle.interrupt();
-        std::future::pending::<()>().await;
+        // It does not listen, but would end: a grace that never comes shall fail, not hang.
+        tokio::time::sleep(2 * grace).await;
         Ok::<_, Cancelled>(())
     });
     assert!(matches!(ended, Err(RunError::Interrupted)));

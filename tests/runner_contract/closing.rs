@@ -48,7 +48,8 @@ fn ticks(log: &Log) -> Generator<u32, Exit> {
 /// Row 11.
 fn the_order_is_that_of_asyncio() {
     let log = Log::default();
-    let mut runner = Runner::new();
+    // In another order the executor would never be drained.
+    let mut runner = Runner::builder().drain_timeout(Duration::from_secs(20)).build();
     let event_loop = runner.get_loop().unwrap();
     let (release, released) = std::sync::mpsc::channel::<()>();
     let main_log = log.clone();

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal::{self, SIGINT, SIGTERM, SIGUSR1};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use runward::runner::{Cancelled, LoopFactory, RunError, Runner, Scope};
 
 use crate::runner_support::{Child, say, wait_for_parent};
@@ -21,6 +23,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         after_run_an_interrupt_kills_again,
         between_runs_an_interrupt_kills,
         an_interrupt_during_close_kills,
+        an_interrupt_during_the_drain_kills,
+        an_interrupt_after_the_main_task_is_not_lost,
         each_run_takes_the_signal_again,
         an_ignored_signal_stays_ignored,
         a_handler_of_the_program_stays,
@@ -58,6 +62,30 @@ fn end<T>(ended: Result<T, RunError>) -> &'static str {
         Err(RunError::Interrupted) => "interrupted",
         Err(RunError::Cancelled(_)) => "cancelled by somebody",
         Err(_) => "other",
+    }
+}
+
+/// A thread interrupts when it sees that the main task is done, while `run` is about to return.
+fn after_the_main_task(mut runner: Runner) {
+    let ended = runner.run(async {
+        let main = runward::runner::current_task().unwrap();
+        let (watching, watches) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            watching.send(()).unwrap();
+            while !main.is_done() {
+                std::hint::spin_loop();
+            }
+            kill(Pid::this(), SIGINT).unwrap();
+        });
+        watches.recv().unwrap();
+    });
+    match end(ended) {
+        // It came too late for the run, so it ends the process.
+        "value" => {
+            let (_never, nothing) = std::sync::mpsc::channel::<()>();
+            say(nothing.recv_timeout(Duration::from_secs(20)).map_or("lost", |()| "never"));
+        }
+        other => say(other),
     }
 }
 
@@ -125,7 +153,8 @@ pub(crate) fn scenario(name: &str) -> bool {
                 let left_over = scope.spawn_scoped(|scope| async move {
                     let cancelled = scope.cancellable(std::future::pending::<()>()).await;
                     say("ready");
-                    std::future::pending::<()>().await;
+                    // As long as the parent wants: a signal that does not kill shall fail, not hang.
+                    drop(tokio::task::spawn_blocking(wait_for_parent).await);
                     cancelled
                 });
                 while left_over.info().polls == 0 {
@@ -135,6 +164,33 @@ pub(crate) fn scenario(name: &str) -> bool {
             });
             say(end(value));
             runner.close();
+        }
+        "during the drain" => {
+            struct Closing;
+            impl Drop for Closing {
+                fn drop(&mut self) {
+                    say("closing");
+                }
+            }
+            let value = Runner::new().run_scoped(|scope| async move {
+                drop(scope.spawn_blocking(wait_for_parent));
+                let closing = Closing;
+                let left_over = scope.spawn(async move {
+                    let _closing = closing;
+                    std::future::pending::<()>().await;
+                });
+                while left_over.info().polls == 0 {
+                    scope.checkpoint().await?;
+                }
+                say("main is done");
+                Ok::<_, Cancelled>(())
+            });
+            say(end(value));
+        }
+        "done" => after_the_main_task(Runner::new()),
+        "done on a worker" => {
+            let factory = LoopFactory::multi_thread(1);
+            after_the_main_task(Runner::builder().loop_factory(factory).build());
         }
         "twice" => {
             let mut runner = Runner::new();
@@ -259,6 +315,31 @@ fn an_interrupt_during_close_kills() {
     let mut child = Child::start("during close");
     child.says("ready").send(SIGINT);
     assert_eq!(child.ends(), (Err(SIGINT), said(&["value", "ready"])));
+}
+
+/// Row 25: nothing holds it up, neither left-over tasks nor blocking work that does not end.
+fn an_interrupt_during_the_drain_kills() {
+    let mut child = Child::start("during the drain");
+    child.says("main is done").says("closing").sleeps().send(SIGINT);
+    assert_eq!(child.ends(), (Err(SIGINT), said(&["main is done", "closing"])));
+}
+
+/// Row 25, between the end of the main task and the return of `run`. No code of the user runs
+/// there, so nothing can hold it open; one that comes a little later ends the process.
+fn an_interrupt_after_the_main_task_is_not_lost() {
+    for scenario in ["done", "done on a worker"] {
+        let in_time = (0..500).find(|_| match Child::start(scenario).ends() {
+            (Ok(0), lines) => {
+                assert_eq!(lines, said(&["interrupted"]));
+                true
+            }
+            (end, lines) => {
+                assert_eq!((end, lines), (Err(SIGINT), vec![]));
+                false
+            }
+        });
+        assert!(in_time.is_some(), "{scenario}: none of the interrupts came before the return");
+    }
 }
 
 /// Rows 15, 27.
