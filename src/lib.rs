@@ -23,8 +23,13 @@
 //!
 //! A program that embeds the daemon calls [`daemon::serve`].
 
-// The table above names modules that are not there without the daemon.
-#![cfg_attr(not(feature = "daemon"), expect(rustdoc::broken_intra_doc_links))]
+#![cfg_attr(
+    not(feature = "daemon"),
+    expect(
+        rustdoc::broken_intra_doc_links,
+        reason = "the table names modules that are not there without the daemon"
+    )
+)]
 
 pub mod runner;
 
