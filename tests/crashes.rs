@@ -132,8 +132,8 @@ fn when_everything_was_killed_at_once_the_next_start_sweeps() {
     let runner = daemon.submit(json!({"job": {"script": TREE}}));
     daemon.output_with(&runner, "ready");
     let (keeper, shim) = (daemon.keeper(), shim_of(&daemon.running(&runner)));
-    // Stopped first, so that none of them can see another one die.
-    for pid in [shim, keeper, daemon.pid()] {
+    // Stopped first, from the top, so that none of them can see another one die or let it go on.
+    for pid in [daemon.pid(), keeper, shim] {
         kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("it is there");
     }
     for pid in [shim, keeper] {
