@@ -52,7 +52,7 @@ fn a_submission_is_answered_with_its_runner() {
             "closed_at": null, "cancel": null, "drain": null,
             "runs": [{"run": 1, "job": job, "result": null, "attempts": [{
                 "attempt": 1, "state": "running", "outcome": null, "pid": 4711, "exit": null, "error": null,
-                "output": null, "started_at": null, "ended_at": null,
+                "output": null, "swept": 0, "started_at": null, "ended_at": null,
             }]}],
         })
     );
