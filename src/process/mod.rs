@@ -17,6 +17,7 @@
 
 mod cgroup;
 pub mod containment;
+mod files;
 mod handle;
 mod inherited;
 mod keeper;
@@ -31,6 +32,7 @@ pub mod spool;
 
 use std::time::Duration;
 
+pub use files::{Files, Taken, Untaken};
 pub use handle::{SendError, Shim, ShimControl, ShimEvent};
 pub use inherited::reset_inherited_signals;
 pub use launch::{Ending, ExitReport, Launch, RLimit, Resource, Stage, User};
