@@ -4,6 +4,7 @@
 mod event;
 mod id;
 mod record;
+mod settings;
 mod spec;
 mod state;
 mod transition;
@@ -13,6 +14,7 @@ pub use event::{
 };
 pub use id::{AttemptKey, ParseIdError, RunnerId};
 pub use record::{Attempt, Drain, Failure, Receipt, Record, Run, Step};
-pub use spec::{Command, Job, OnLost, Process, Script, Spec};
+pub use settings::{ContextValue, QueueSettings, SharedContext, Variable};
+pub use spec::{Command, Job, OnLost, Process, Retry, Script, Spec, Webhook};
 pub use state::{AttemptState, Outcome, State};
 pub use transition::{Illegal, apply, create, replay};

@@ -19,7 +19,7 @@ pub use environment::Environment;
 pub use process::end_of_spooled;
 
 use crate::{
-    job::{AttemptKey, Drain, Failure, Record},
+    job::{AttemptKey, Drain, Failure, Record, RunnerId, SharedContext},
     process::Launcher,
     runner::{AsyncRunner, CloseReport, EventLoop, LoopFactory, MainTask, RunError, Runner, RunnerHandle},
     supervisor::ports::{End, LoopFacts, News, Report, Runners, TaskFacts},
@@ -106,7 +106,7 @@ impl Fleet {
 }
 
 impl Runners for Fleet {
-    fn prepare(&mut self, record: Arc<Record>, key: AttemptKey) {
+    fn prepare(&mut self, record: Arc<Record>, key: AttemptKey, _context: Arc<SharedContext>) {
         self.reap_drivers();
         let (orders, link) = watch::channel(Orders::default());
         let link = Link(link);
@@ -152,6 +152,8 @@ impl Runners for Fleet {
         self.order(key, |orders| orders.settled = true);
         self.hosted.remove(&key);
     }
+
+    fn close(&mut self, _id: RunnerId, _key: AttemptKey) {}
 
     fn get_loop(&self, key: AttemptKey) -> Option<LoopFacts> {
         let event_loop = self.hosted.get(&key)?.event_loop.as_ref()?;
