@@ -446,8 +446,11 @@ fn evidence(logs: &std::path::Path, boot_id: &str, record: &Record) -> Evidence 
     match spool::find(&dir) {
         // After a power loss the directory's absence proves nothing: it was never synced.
         Ok(Found::NeverStarted) if attempt.boot_id == boot_id => Evidence::NotExecuted,
-        Ok(Found::NeverStarted | Found::Unknown) => Evidence::Unknown,
-        Ok(Found::Ended(spooled)) => Evidence::Ended(kinds::end_of_spooled(&spooled)),
+        Ok(Found::NeverStarted | Found::Unknown) => {
+            kinds::remove_files(record, attempt.key);
+            Evidence::Unknown
+        }
+        Ok(Found::Ended(spooled)) => Evidence::Ended(kinds::end_of_spooled(record.job(), &spooled)),
         Err(error) => {
             tracing::warn!(runner = %record.id, %error, "what a shim left can't be read");
             Evidence::Unknown

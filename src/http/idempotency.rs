@@ -50,6 +50,7 @@ pub(super) fn key(
     add(match format {
         Format::Json => b"json",
         Format::Shell => b"shell",
+        Format::Python => b"python",
     });
     add(body);
     let mut shaping: Vec<_> = shaping.iter().collect();

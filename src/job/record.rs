@@ -113,7 +113,7 @@ pub struct Attempt {
 /// Why an attempt failed, where it is not the exit that tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// A stable word: `start_failed`, `shim_lost`, `daemon_lost`, `panicked`, …
+    /// A stable word: `start_failed`, `exception`, `bad_result`, `shim_lost`, `daemon_lost`, `panicked`, …
     pub kind: String,
     /// A sentence for people.
     pub message: String,
@@ -123,12 +123,25 @@ pub struct Failure {
     /// The error number of that step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno: Option<i32>,
+    /// The type of the exception that was raised, with its module.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exception: Option<String>,
+    /// Where it was raised, as the language tells it; of a long one the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceback: Option<String>,
 }
 
 impl Failure {
     /// A failure with nothing but its kind and a sentence.
     pub fn new(kind: &str, message: impl Into<String>) -> Self {
-        Self { kind: kind.into(), message: message.into(), stage: None, errno: None }
+        Self {
+            kind: kind.into(),
+            message: message.into(),
+            stage: None,
+            errno: None,
+            exception: None,
+            traceback: None,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::{event::Exit, state::words};
 
@@ -168,6 +169,8 @@ pub enum Job {
     Command(Command),
     /// A shell script.
     Script(Script),
+    /// A coroutine of Python.
+    Python(Python),
 }
 
 impl Job {
@@ -176,13 +179,24 @@ impl Job {
         match self {
             Self::Command(_) => "command",
             Self::Script(_) => "script",
+            Self::Python(_) => "python",
         }
     }
 
     /// How its processes run.
     pub fn process(&self) -> &Process {
         match self {
-            Self::Command(Command { process, .. }) | Self::Script(Script { process, .. }) => process,
+            Self::Command(Command { process, .. })
+            | Self::Script(Script { process, .. })
+            | Self::Python(Python { process, .. }) => process,
+        }
+    }
+
+    /// Whether it is a coroutine: what it makes of a cancellation is its own affair, as with asyncio.
+    pub fn is_coroutine(&self) -> bool {
+        match self {
+            Self::Command(_) | Self::Script(_) => false,
+            Self::Python(_) => true,
         }
     }
 }
@@ -210,6 +224,41 @@ pub struct Script {
     pub process: Process,
 }
 
+/// A coroutine of Python, run by `asyncio.Runner` in a process of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Python {
+    /// Where it is.
+    #[serde(flatten)]
+    pub code: PythonCode,
+    /// Positional arguments of its main function.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<Value>,
+    /// Arguments by name.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub kwargs: Map<String, Value>,
+    /// The Python that runs it, looked up in the job's `PATH`; the default is [`Python::INTERPRETER`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interpreter: Option<String>,
+    /// How it runs.
+    #[serde(flatten)]
+    pub process: Process,
+}
+
+impl Python {
+    /// The Python of a job that names none.
+    pub const INTERPRETER: &str = "python3";
+}
+
+/// Where a coroutine function is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PythonCode {
+    /// In this source, by the name `main`.
+    Source(String),
+    /// In a module that can be imported: `package.module:function`.
+    Target(String),
+}
+
 /// How a process runs, whatever it executes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Process {
@@ -225,7 +274,7 @@ pub struct Process {
     /// The user to run as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// The signal that asks it to stop, without `SIG`; the default is `TERM`.
+    /// The signal that asks it to stop, without `SIG`; the default is `TERM`, for Python `INT`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
 }

@@ -1,6 +1,6 @@
 //! What a job's environment starts from: a short allow-list, fresh for each attempt.
 
-use std::{collections::BTreeMap, ffi::OsString};
+use std::{collections::BTreeMap, ffi::{OsStr, OsString}};
 
 use crate::{
     job::{AttemptKey, Record},
@@ -13,6 +13,12 @@ const ALLOWED: &[&str] = &["HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL",
 
 /// Where programs are found if the daemon has no `PATH` itself.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Whether a variable of a job's environment is there for the job's sake: not passed on, not one of runward's marks.
+pub(super) fn is_set_for_jobs(name: &OsStr) -> bool {
+    let name = name.to_str().unwrap_or_default();
+    !ALLOWED.contains(&name) && !name.starts_with("RUNWARD_")
+}
 
 /// The allow-listed variables, as the daemon was started with them.
 #[derive(Clone, Debug)]

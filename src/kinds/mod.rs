@@ -5,6 +5,8 @@
 
 mod environment;
 mod process;
+mod python;
+mod run_files;
 mod script;
 
 use std::{collections::HashMap, future::poll_fn, path::PathBuf, pin::pin, sync::Arc, task::Poll};
@@ -17,6 +19,7 @@ use tokio::{
 
 pub use environment::Environment;
 pub use process::end_of_spooled;
+pub use run_files::remove_files;
 
 use crate::{
     job::{AttemptKey, Drain, Failure, Record, RunnerId, SharedContext},
@@ -62,6 +65,8 @@ struct Hosted {
 struct Orders {
     go: bool,
     force: bool,
+    /// The daemon is about to end: kill, and wait for nothing.
+    at_once: bool,
     settled: bool,
 }
 
@@ -142,6 +147,11 @@ impl Runners for Fleet {
 
     fn force(&mut self, key: AttemptKey) {
         self.order(key, |orders| orders.force = true);
+    }
+
+    fn force_at_once(&mut self, key: AttemptKey) {
+        self.order(key, |orders| (orders.force, orders.at_once) = (true, true));
+        self.force(key);
     }
 
     fn abort(&mut self, key: AttemptKey) {

@@ -1,4 +1,4 @@
-//! `command` and `script`: jobs that are processes. The main task speaks with the shim and with nobody else.
+//! `command`, `script` and `python`: jobs that are processes. The main task speaks with the shim and with nobody else.
 
 use std::{
     collections::VecDeque,
@@ -10,8 +10,9 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
+use tokio::time::sleep;
 
-use super::{Done, Link, Main, Reporter, Shared, script};
+use super::{Done, Link, Main, Reporter, Shared, python, run_files::{self, Left, RunFiles}, script};
 use crate::{
     job::{Action, AttemptKey, Exit, Failure, Job, OutputFacts, Process, Record, Script},
     process::{Ending, ExitReport, Launch, Shim, ShimEvent, Stage, User, spool::Spooled},
@@ -68,7 +69,7 @@ async fn run(
     mut link: Link,
     reporter: Reporter,
 ) -> Result<Done, Stopped> {
-    let signal = stop_signal(&record.spec.job);
+    let signal = stop_signal(record.job());
     let prepared = async {
         let launch = plan(&scope, &shared, record, key).await?;
         shared.launcher.launch(key.as_u128(), &launch).await.map_err(|error| Failure {
@@ -126,6 +127,16 @@ impl Watch {
             forced = link.until(|orders| orders.force) => forced,
         };
         if forced.is_ok() {
+            if matches!(self.reporter.record.job(), Job::Python(_)) && signal == Signal::SIGINT {
+                // As a second Ctrl-C, which asyncio answers at once.
+                drop(self.shim.signal(signal as i32).await);
+                tokio::select! {
+                    biased;
+                    end = self.end() => return end,
+                    _ = link.until(|orders| orders.at_once) => {}
+                    () = sleep(python::INTERRUPT_GRACE) => {}
+                }
+            }
             drop(self.shim.kill().await);
         }
         self.end().await
@@ -154,7 +165,8 @@ impl Watch {
                 }
             }
             ShimEvent::StartFailed { stage, errno } => {
-                return Some(End { error: Some(start_failure(stage, errno)), ..End::default() });
+                let failure = python::explain(self.reporter.record.job(), start_failure(stage, errno));
+                return Some(End { error: Some(failure), ..End::default() });
             }
             ShimEvent::Exited(report) => return Some(end_of(&report)),
             // Nobody swept: the keeper is gone too. The daemon is about to end, and recovery to tell the truth.
@@ -164,6 +176,9 @@ impl Watch {
                     Ending::Code(code) => format!("ended with code {code}"),
                     Ending::Signal(signal) => format!("was killed by signal {signal}"),
                 };
+                let Reporter { record, key, .. } = self.reporter.clone();
+                let removed = tokio::task::spawn_blocking(move || run_files::remove_files(&record, key));
+                drop(removed.await);
                 let failure =
                     Failure::new("shim_lost", format!("the job's shim {how}; its processes were killed"));
                 return Some(End { error: Some(failure), lost: true, ..End::default() });
@@ -175,15 +190,17 @@ impl Watch {
 }
 
 /// How an attempt ended, from what its shim left for the next start.
-pub fn end_of_spooled(spooled: &Spooled) -> End {
+pub fn end_of_spooled(job: &Job, spooled: &Spooled) -> End {
     match spooled {
         Spooled::Exited { report, lifeline: false } => end_of(report),
         Spooled::Exited { report, lifeline: true } => {
             let failure = Failure::new("daemon_lost", "the daemon died under it; its processes were killed");
-            End { error: Some(failure), lost: true, ..end_of(report) }
+            let End { exit, output, swept, .. } = end_of(report);
+            End { exit, output, swept, error: Some(failure), lost: true, ..End::default() }
         }
         Spooled::StartFailed { stage, errno } => {
-            End { error: Some(start_failure(*stage, *errno)), ..End::default() }
+            let failure = python::explain(job, start_failure(*stage, *errno));
+            End { error: Some(failure), ..End::default() }
         }
     }
 }
@@ -198,7 +215,11 @@ fn end_of(report: &ExitReport) -> End {
         dropped: report.dropped_bytes,
         incomplete: report.output_incomplete,
     };
-    End { exit: Some(exit), output: Some(output), swept: report.killed_processes, ..End::default() }
+    let Left { result, context, error } = run_files::read(&report.files);
+    // Who was killed may have been in the middle of writing.
+    let error = error.filter(|_| matches!(exit, Exit::Code(_)));
+    let swept = report.killed_processes;
+    End { exit: Some(exit), output: Some(output), swept, result, context, error, ..End::default() }
 }
 
 fn start_failure(stage: Stage, errno: i32) -> Failure {
@@ -217,13 +238,19 @@ fn start_failure(stage: Stage, errno: i32) -> Failure {
         message: format!("{what}: {}", io::Error::from_raw_os_error(errno)),
         stage: Some(stage.name().into()),
         errno: Some(errno),
+        exception: None,
+        traceback: None,
     }
 }
 
 fn stop_signal(job: &Job) -> Signal {
+    let default = match job {
+        Job::Command(_) | Job::Script(_) => Signal::SIGTERM,
+        Job::Python(_) => Signal::SIGINT,
+    };
     // Names were checked when the job was submitted.
     let name = job.process().stop_signal.as_deref();
-    name.and_then(|name| Signal::from_str(&format!("SIG{name}")).ok()).unwrap_or(Signal::SIGTERM)
+    name.and_then(|name| Signal::from_str(&format!("SIG{name}")).ok()).unwrap_or(default)
 }
 
 /// What the shim is to do. Files are written and users looked up on the Runner's executor.
@@ -234,8 +261,8 @@ async fn plan(
     key: AttemptKey,
 ) -> Result<Launch, Failure> {
     let shared = Arc::clone(shared);
-    let blocks = match &record.spec.job {
-        Job::Command(command) => command.process.user.is_some(),
+    let blocks = match record.job() {
+        Job::Command(_) | Job::Python(_) => record.job().process().user.is_some(),
         Job::Script(_) => true,
     };
     let planned = move || plan_now(&shared, &record, key);
@@ -257,28 +284,40 @@ fn plan_now(shared: &Shared, record: &Record, key: AttemptKey) -> Result<Launch,
     let dir = attempt_dir(&shared.log_root, record.id, run, attempt);
     let runner_dir = dir.parent().unwrap_or(&dir);
     prepare_dir(runner_dir).map_err(|error| (Stage::Directory, error))?;
-    let argv = argv(&record.spec.job, runner_dir)?;
-    let Process { env, cwd, stdin, user, stop_signal: _ } = record.spec.job.process();
+    let Process { env, cwd, stdin, user, stop_signal: _ } = record.job().process();
     let user = user.as_deref().map(find_user).transpose().map_err(|error| (Stage::User, error))?;
-    let env = shared.environment.of(record, key, user.as_ref().map(|(user, _)| user), env);
+    let mut env = shared.environment.of(record, key, user.as_ref().map(|(user, _)| user), env);
     let cwd = cwd.clone().unwrap_or_else(|| PathBuf::from("/"));
-    let mut launch = Launch::new(dir, argv, env, cwd);
-    launch.stdin = stdin.as_ref().map(|text| text.as_bytes().to_vec());
     // Who is that user already need not and, unless root, may not switch.
-    launch.user = user.map(|(_, user)| user).filter(|user| user.uid != nix::unistd::geteuid().as_raw());
+    let user = user.map(|(_, user)| user).filter(|user| user.uid != nix::unistd::geteuid().as_raw());
+    let files = RunFiles::new(&dir, key, user.is_some());
+    let argv = argv(record.job(), runner_dir, &files)?;
+    env.extend(files.environment());
+    let mut launch = Launch::new(dir, argv, env, cwd);
+    let files = match record.job() {
+        Job::Command(_) | Job::Script(_) => files,
+        Job::Python(python) => {
+            launch.blocked_signals = vec![Signal::SIGINT as i32];
+            python::files(python, record, &launch.env, files).map_err(|error| (Stage::Directory, error.into()))?
+        }
+    };
+    launch.files = files.into_files();
+    launch.stdin = stdin.as_ref().map(|text| text.as_bytes().to_vec());
+    launch.user = user;
     launch.segment_bytes = shared.segment_bytes;
     launch.max_log_bytes = shared.max_log_bytes;
     Ok(launch)
 }
 
 /// The program and its arguments.
-fn argv(job: &Job, runner_dir: &Path) -> Result<Vec<OsString>, (Stage, io::Error)> {
+fn argv(job: &Job, runner_dir: &Path, files: &RunFiles) -> Result<Vec<OsString>, (Stage, io::Error)> {
     match job {
         Job::Command(command) => Ok(command.argv.iter().map(OsString::from).collect()),
         Job::Script(Script { source, args, process: _ }) => {
             let path = script::write(runner_dir, source).map_err(|error| (Stage::Directory, error))?;
             Ok(script::argv(source, &path, args))
         }
+        Job::Python(python) => Ok(python::argv(python, files)),
     }
 }
 

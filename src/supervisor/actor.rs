@@ -388,7 +388,10 @@ impl<R: Runners, S: Records> Actor<R, S> {
             }
             Effect::Go(key) => self.runners.go(key),
             Effect::Cancel(key) => self.runners.cancel(key),
-            Effect::Force(key) => self.runners.force(key),
+            Effect::Force(key) => match self.core.phase() {
+                Phase::Forcing { .. } | Phase::Finished => self.runners.force_at_once(key),
+                Phase::Open | Phase::Draining { .. } => self.runners.force(key),
+            },
             Effect::Abort(key) => {
                 let held = self.in_flight.iter_mut().chain([&mut self.pending.held]);
                 held.for_each(|held| held.retain(|held| *held != Effect::Go(key)));

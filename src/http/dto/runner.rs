@@ -105,6 +105,8 @@ pub(crate) enum Job {
     Command(Command),
     /// A script.
     Script(Script),
+    /// A coroutine of Python.
+    Python(Python),
 }
 
 /// A program, executed without a shell.
@@ -130,6 +132,30 @@ pub(crate) struct Script {
     process: Process,
 }
 
+/// A coroutine of Python, run by `asyncio.Runner`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Python {
+    /// The source that defines its `main`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    /// Where its main function can be imported: `package.module:function`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<String>,
+    /// Positional arguments.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    args: Vec<serde_json::Value>,
+    /// Arguments by name.
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    #[schema(value_type = Object)]
+    kwargs: serde_json::Map<String, serde_json::Value>,
+    /// The Python that runs it; `python3` where it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interpreter: Option<String>,
+    /// Where and as whom it runs.
+    #[serde(flatten)]
+    process: Process,
+}
+
 /// What all jobs that are processes have.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct Process {
@@ -145,7 +171,7 @@ pub(super) struct Process {
     /// The user it runs as; the daemon's where it is not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<String>,
-    /// The signal that asks it to stop; `TERM` where it is not given.
+    /// The signal that asks it to stop; `TERM` where it is not given, for Python `INT`.
     #[serde(skip_serializing_if = "Option::is_none")]
     stop_signal: Option<String>,
 }
@@ -216,6 +242,12 @@ pub(crate) struct Failure {
     /// The error number of that step.
     #[serde(skip_serializing_if = "Option::is_none")]
     errno: Option<i32>,
+    /// The type of the exception that was raised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exception: Option<String>,
+    /// Where it was raised; of a long one the end, 16 KiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceback: Option<String>,
 }
 
 /// What an attempt wrote.
@@ -382,6 +414,20 @@ impl From<&job::Job> for Job {
             job::Job::Script(job::Script { source, args, process }) => {
                 Self::Script(Script { source: source.clone(), args: args.clone(), process: process.into() })
             }
+            job::Job::Python(job::Python { code, args, kwargs, interpreter, process }) => {
+                let (source, target) = match code.clone() {
+                    job::PythonCode::Source(source) => (Some(source), None),
+                    job::PythonCode::Target(target) => (None, Some(target)),
+                };
+                Self::Python(Python {
+                    source,
+                    target,
+                    args: args.clone(),
+                    kwargs: kwargs.clone(),
+                    interpreter: interpreter.clone(),
+                    process: process.into(),
+                })
+            }
         }
     }
 }
@@ -425,8 +471,8 @@ impl From<job::Exit> for Exit {
 
 impl From<&job::Failure> for Failure {
     fn from(failure: &job::Failure) -> Self {
-        let job::Failure { kind, message, stage, errno } = failure.clone();
-        Self { kind, message, stage, errno }
+        let job::Failure { kind, message, stage, errno, exception, traceback } = failure.clone();
+        Self { kind, message, stage, errno, exception, traceback }
     }
 }
 

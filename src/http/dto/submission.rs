@@ -68,6 +68,8 @@ enum JobToRun {
     Command(CommandToRun),
     /// A script.
     Script(ScriptToRun),
+    /// A coroutine of Python.
+    Python(PythonToRun),
 }
 
 /// The program and its arguments, alone or with all that can be said of it.
@@ -135,6 +137,47 @@ struct ScriptForm {
     stop_signal: Option<String>,
 }
 
+/// The source, alone or with all that can be said of it.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+enum PythonToRun {
+    /// The source itself.
+    Short(String),
+    /// The same and more.
+    Long(Box<PythonForm>),
+}
+
+/// A coroutine of Python, run by `asyncio.Runner` in Python 3.11 or later. Either `source` or `target`.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+struct PythonForm {
+    /// Source that defines `async def main(...)`.
+    source: Option<String>,
+    /// Where such a function can be imported: `package.module:function`.
+    target: Option<String>,
+    /// Its positional arguments.
+    args: Option<Vec<serde_json::Value>>,
+    /// Its arguments by name.
+    #[schema(value_type = Option<Object>)]
+    kwargs: Option<serde_json::Value>,
+    /// The Python that runs it, a path or a name to be found in the job's `PATH`.
+    #[schema(default = "python3")]
+    interpreter: Option<String>,
+    /// Environment, over the daemon's allow-list and the context.
+    env: Option<BTreeMap<String, String>>,
+    /// Working directory, absolute.
+    #[schema(default = "/")]
+    cwd: Option<String>,
+    /// What it reads on its standard input.
+    stdin: Option<String>,
+    /// The user to run as; only where the daemon runs as root.
+    user: Option<String>,
+    /// The signal that asks it to stop.
+    #[schema(default = "INT")]
+    stop_signal: Option<String>,
+}
+
 #[cfg(test)]
 mod tests {
     use utoipa::PartialSchema;
@@ -143,6 +186,7 @@ mod tests {
     use crate::http::submission::{
         FIELDS,
         job::{COMMAND, SCRIPT},
+        python_kind::PYTHON,
     };
 
     fn properties<T: PartialSchema>() -> Vec<String> {
@@ -159,6 +203,7 @@ mod tests {
             (properties::<Submission>(), &FIELDS[..]),
             (properties::<CommandForm>(), &COMMAND[..]),
             (properties::<ScriptForm>(), &SCRIPT[..]),
+            (properties::<PythonForm>(), &PYTHON[..]),
         ] {
             let mut read = read.to_vec();
             read.sort();

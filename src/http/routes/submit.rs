@@ -30,8 +30,8 @@ use crate::{
 
 /// Parameters of any submission.
 const ANSWER: [&str; 2] = ["wait", "follow"];
-/// Parameters of a script that is the body itself.
-const SHELL: [&str; 11] = [
+/// Parameters of a script or a Python source that is the body itself.
+const PLAIN: [&str; 11] = [
     "wait",
     "follow",
     "name",
@@ -57,7 +57,7 @@ enum Answer {
 
 /// Submits a job: creates a runner for it and queues it.
 ///
-/// A body of the type `text/x-shellscript` is the script itself; `name`, `queue`, `priority`, `label`, `timeout`,
+/// A body of the type `text/x-shellscript` is the script itself, one of `text/x-python` the source of a Python job; `name`, `queue`, `priority`, `label`, `timeout`,
 /// `cancel_grace`, `drain_timeout`, `on_lost` and `arg` are then query parameters. The job goes on when the client
 /// goes away.
 #[utoipa::path(post, path = "/v1/runners", tag = "runners",
@@ -66,7 +66,7 @@ enum Answer {
         ("follow" = Option<bool>, Query, description = "Answer with the output of the job, as it comes, until the runner closes"),
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible characters; a retry with the same key and body gets the first answer"),
     ),
-    request_body(content((Submission = "application/json"), (String = "text/x-shellscript"))),
+    request_body(content((Submission = "application/json"), (String = "text/x-shellscript"), (String = "text/x-python"))),
     responses(
         (status = 201, description = "It is queued; `Location` is its address. With `follow`: its output", body = Runner),
         (status = 200, description = "With `wait`: it has closed", body = Runner),
@@ -84,7 +84,7 @@ pub(super) async fn submit(
         &uri,
         match format {
             Format::Json => &ANSWER[..],
-            Format::Shell => &SHELL[..],
+            Format::Shell | Format::Python => &PLAIN[..],
         },
     )?;
     let answer = read_answer(&mut query)?;
@@ -160,7 +160,8 @@ async fn read_spec(
     let config = &shared.api.config;
     let value = match format {
         Format::Json => strict::parse(&body)?,
-        Format::Shell => shell(&body, query)?,
+        Format::Shell => plain("script", &body, query)?,
+        Format::Python => plain("python", &body, query)?,
     };
     let spec = submission::spec(value, config)?;
     let Some((user, path)) = submission::user(&spec) else { return Ok(spec) };
@@ -170,13 +171,13 @@ async fn read_spec(
     Ok(spec)
 }
 
-/// A script with its parameters, as the same submission in JSON.
-fn shell(body: &[u8], query: &mut Query) -> Result<Value, Problem> {
-    let mut script = Map::new();
-    script.insert("source".into(), strict::utf8(body)?.into());
-    script.insert("args".into(), query.all("arg").into());
+/// A source with its parameters, as the same submission in JSON.
+fn plain(kind: &str, body: &[u8], query: &mut Query) -> Result<Value, Problem> {
+    let mut job = Map::new();
+    job.insert("source".into(), strict::utf8(body)?.into());
+    job.insert("args".into(), query.all("arg").into());
     let mut fields = Map::new();
-    fields.insert("job".into(), Value::Object(Map::from_iter([("script".into(), Value::Object(script))])));
+    fields.insert("job".into(), Value::Object(Map::from_iter([(kind.into(), Value::Object(job))])));
     for name in ["name", "queue", "timeout", "cancel_grace", "drain_timeout", "on_lost"] {
         if let Some(text) = query.one(name)? {
             fields.insert(name.into(), text.into());

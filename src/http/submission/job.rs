@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde_json::Value;
 
-use super::{missing, unsupported};
+use super::{missing, python_kind, unsupported};
 use crate::{
     http::{
         fields::{Fields, invalid, texts},
@@ -46,8 +46,9 @@ pub(super) fn read_job(job: Value) -> Result<Job, Problem> {
     match kind.as_str() {
         "command" => Ok(Job::Command(read_command(value)?)),
         "script" => Ok(Job::Script(read_script(value)?)),
-        "http" | "python" | "handler" => {
-            Err(unsupported(&format!("job.{kind}"), "submit a `command` or a `script`"))
+        "python" => Ok(Job::Python(python_kind::read(value)?)),
+        "http" | "handler" => {
+            Err(unsupported(&format!("job.{kind}"), "submit a `command`, a `script` or a `python` job"))
         }
         other => Err(Problem::new(Kind::UnknownField, nearest::unknown("kind of job", other, &KINDS))
             .field(join("job", other))
@@ -92,7 +93,7 @@ fn argv(value: Value, path: &str) -> Result<Vec<String>, Problem> {
     }
 }
 
-fn process(fields: &mut Fields) -> Result<Process, Problem> {
+pub(super) fn process(fields: &mut Fields) -> Result<Process, Problem> {
     Ok(Process {
         env: environment(fields)?,
         cwd: cwd(fields)?,
@@ -162,7 +163,7 @@ fn environment(fields: &mut Fields) -> Result<BTreeMap<String, String>, Problem>
     Ok(env)
 }
 
-fn without_nul(text: &str, path: &str) -> Result<(), Problem> {
+pub(super) fn without_nul(text: &str, path: &str) -> Result<(), Problem> {
     if text.contains('\0') { Err(invalid(path, "free of NUL characters (\\u0000)")) } else { Ok(()) }
 }
 
@@ -203,6 +204,8 @@ pub(super) fn fits(spec: &Spec) -> Result<(), Problem> {
     let (arguments, path): (&[String], _) = match &spec.job {
         Job::Command(command) => (&command.argv, "job.command"),
         Job::Script(script) => (&script.args, "job.script"),
+        // Its arguments come in a file.
+        Job::Python(_) => (&[], "job.python"),
     };
     let env = &spec.job.process().env;
     let strings = arguments.iter().map(|argument| argument.len() + 1);
@@ -222,6 +225,7 @@ pub(in crate::http) fn user(spec: &Spec) -> Option<(&str, &'static str)> {
     match &spec.job {
         Job::Command(command) => command.process.user.as_deref().map(|user| (user, "job.command.user")),
         Job::Script(script) => script.process.user.as_deref().map(|user| (user, "job.script.user")),
+        Job::Python(python) => python.process.user.as_deref().map(|user| (user, "job.python.user")),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a client may submit, and the one place where it becomes a [`Spec`].
 
 pub(super) mod job;
+pub(super) mod python_kind;
 
 use std::sync::Arc;
 
@@ -268,7 +269,7 @@ mod tests {
     fn anything() -> impl Strategy<Value = Value> {
         let words = || {
             prop_oneof![
-                proptest::sample::select([&FIELDS[..], &KINDS, &COMMAND, &SCRIPT, &STOP_SIGNALS].concat())
+                proptest::sample::select([&FIELDS[..], &KINDS, &COMMAND, &SCRIPT, &python_kind::PYTHON, &STOP_SIGNALS].concat())
                     .prop_map(String::from),
                 proptest::sample::select(vec!["30s", "/tmp", "", "\0", "=", "hold", "1h30m", "root"])
                     .prop_map(String::from),
@@ -294,7 +295,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_makes_it_panic(body in anything(), job in anything()) {
-            for body in [body.clone(), json!({"job": job}), json!({"job": {"command": body}}), json!({"job": {"script": job}})] {
+            for body in [body.clone(), json!({"job": job}), json!({"job": {"command": body}}), json!({"job": {"script": job}}), json!({"job": {"python": job}})] {
                 if let Err(problem) = read(body) {
                     prop_assert!(problem.kind().status().is_client_error());
                     prop_assert!(problem.at().is_some());
