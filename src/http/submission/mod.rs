@@ -199,7 +199,7 @@ mod tests {
             (json!({"job": job, "tiemout": 1}), Kind::UnknownField, "tiemout"),
             (json!({"job": {"command": ["a"], "script": "b"}}), Kind::InvalidField, "job"),
             (json!({"job": {"comand": ["a"]}}), Kind::UnknownField, "job.comand"),
-            (json!({"job": {"python": {}}}), Kind::Unsupported, "job.python"),
+            (json!({"job": {"python": {}}}), Kind::MissingField, "job.python.source"),
             (
                 json!({"job": {"script": {"source": "a", "user": "daemon"}}}),
                 Kind::Unsupported,
