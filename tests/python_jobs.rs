@@ -2,7 +2,12 @@
 
 mod common;
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{
+    fs,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
+    process::Command,
+};
 
 use common::{Daemon, Setup, id, until};
 use nix::{
@@ -373,7 +378,8 @@ fn an_interrupt_before_the_jobs_own_code_runs_ends_it_quietly() {
             .as_array()
             .is_some_and(|steps| steps.iter().any(|step| step["action"] == "signal"))
     });
-    drop(fs::OpenOptions::new().write(true).open(&pipe).expect("it reads"));
+    let open = || fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&pipe);
+    until("somebody reads", || open().is_ok());
     let closed = daemon.closed(&runner);
     assert_eq!(
         (&closed["outcome"], &attempt(&closed)["exit"]),

@@ -20,7 +20,7 @@ pub(super) struct JobFiles {
     dir: File,
     /// Who has made what the job leaves.
     owner: u32,
-    names: Vec<String>,
+    given: Vec<String>,
     taken: Vec<String>,
     own_dir: Option<OwnDir>,
 }
@@ -68,16 +68,16 @@ impl JobFiles {
             give_away(&dir)?;
         }
         let owner = user.map_or_else(|| geteuid().as_raw(), |user| user.uid);
-        let given = files.given.iter().map(|(name, _)| name);
-        let names = given.chain(&files.taken).cloned().collect();
-        Ok(Some(Self { dir: dir.into(), owner, names, taken: files.taken.clone(), own_dir }))
+        let given = files.given.iter().map(|(name, _)| name.clone()).collect();
+        Ok(Some(Self { dir: dir.into(), owner, given, taken: files.taken.clone(), own_dir }))
     }
 
     /// Reads what the job has left, once nothing of it lives, and removes it.
     pub(super) fn take(&self) -> Vec<Taken> {
-        let taken = self.taken.iter().map(|name| self.read(name)).collect();
+        let taken: Vec<Taken> = self.taken.iter().map(|name| self.read(name)).collect();
         if self.own_dir.is_none() {
-            for name in &self.names {
+            let found = self.taken.iter().zip(&taken).filter(|(_, taken)| **taken != Ok(None));
+            for name in self.given.iter().chain(found.map(|(name, _)| name)) {
                 // A directory of that name is left: it goes with the attempt's.
                 unlinkat(&self.dir, name.as_str(), UnlinkatFlags::NoRemoveDir).ok();
             }
