@@ -179,6 +179,13 @@ impl Job {
         }
     }
 
+    /// Whether it is a task of the daemon's own, not a process.
+    pub fn in_process(&self) -> bool {
+        match self {
+            Self::Command(_) | Self::Script(_) => false,
+        }
+    }
+
     /// How its processes run.
     pub fn process(&self) -> &Process {
         match self {
