@@ -13,6 +13,6 @@ pub use event::{
 };
 pub use id::{AttemptKey, ParseIdError, RunnerId};
 pub use record::{Attempt, Drain, Failure, Receipt, Record, Run, Step};
-pub use spec::{Command, Job, OnLost, Process, Script, Spec};
+pub use spec::{Body, Command, Handler, Http, Job, OnLost, Process, Script, Spec, Text};
 pub use state::{AttemptState, Outcome, State};
 pub use transition::{Illegal, apply, create, replay};
