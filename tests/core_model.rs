@@ -435,18 +435,13 @@ impl World {
 }
 
 fn spec(priority: i32, on_lost: OnLost, timeout: Option<u64>, grace: Option<u64>) -> Spec {
+    let job = Job::Command(Command { argv: vec!["true".into()], ..Command::default() });
     Spec {
-        job: Job::Command(Command { argv: vec!["true".into()], ..Command::default() }),
-        name: None,
-        queue: "default".into(),
         priority,
-        labels: BTreeMap::new(),
-        context: BTreeMap::new(),
         timeout: timeout.map(Duration::from_secs),
         cancel_grace: grace.map(Duration::from_secs),
-        drain_timeout: Duration::from_secs(300),
         on_lost,
-        debug: None,
+        ..Spec::new(job, Duration::from_secs(300))
     }
 }
 

@@ -1,7 +1,6 @@
 //! Hard case 32: the store has no room, or breaks. The log is a fake behind its trait; the actor is the real one.
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU8, Ordering},
@@ -11,8 +10,8 @@ use std::{
 
 use runward::{
     job::{
-        AttemptKey, Command, Drain, Event, Exit, Job, OnLost, Outcome, Record, Requester, RunnerId, Spec,
-        State,
+        AttemptKey, Command, Drain, Event, Exit, Job, Outcome, Record, Requester, RunnerId, SharedContext,
+        Spec, State,
     },
     supervisor::{
         Actor, Archive, Ended, Fatal, Filter, Parts, REPORTS, Reading, Refusal, Stage, Supervisor, Urgent,
@@ -101,7 +100,7 @@ impl Listening {
 }
 
 impl Runners for Listening {
-    fn prepare(&mut self, record: Arc<Record>, key: AttemptKey) {
+    fn prepare(&mut self, record: Arc<Record>, key: AttemptKey, _: Arc<SharedContext>) {
         self.hear(Told::Prepare(record.id, key));
     }
 
@@ -124,6 +123,8 @@ impl Runners for Listening {
     fn settled(&mut self, key: AttemptKey) {
         self.hear(Told::Settled(key));
     }
+
+    fn close(&mut self, _: RunnerId, _: AttemptKey) {}
 
     fn get_loop(&self, _: AttemptKey) -> Option<LoopFacts> {
         Some(LoopFacts::default())
@@ -194,19 +195,8 @@ impl Rig {
 }
 
 fn spec() -> Spec {
-    Spec {
-        job: Job::Command(Command { argv: vec!["true".into()], ..Command::default() }),
-        name: None,
-        queue: "default".into(),
-        priority: 0,
-        labels: BTreeMap::new(),
-        context: BTreeMap::new(),
-        timeout: None,
-        cancel_grace: None,
-        drain_timeout: Duration::from_secs(300),
-        on_lost: OnLost::Fail,
-        debug: None,
-    }
+    let job = Job::Command(Command { argv: vec!["true".into()], ..Command::default() });
+    Spec::new(job, Duration::from_secs(300))
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,14 +1,15 @@
 //! What happened to a Runner. Events are the truth; a record is what they add up to.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     id::{AttemptKey, RunnerId},
     record::{Drain, Failure},
-    spec::Spec,
+    spec::{Job, Spec},
     state::{Outcome, words},
 };
 
@@ -45,6 +46,9 @@ pub enum EventKind {
         key: AttemptKey,
         /// The boot it runs in.
         boot_id: String,
+        /// The version of the shared context that it sees.
+        #[serde(default)]
+        context_version: u64,
     },
     /// The job executes.
     Running {
@@ -89,6 +93,12 @@ pub enum EventKind {
         /// Processes of it that outlived its main process and were killed then.
         #[serde(default)]
         swept: u32,
+        /// What it gave back.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        result: Option<Value>,
+        /// Variables it set for the next run of its Runner; `None` unsets one.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        context: BTreeMap<String, Option<String>>,
     },
     /// It waits for its turn again.
     Requeued {
@@ -96,6 +106,28 @@ pub enum EventKind {
         reason: RequeueReason,
         /// Whether it is held until somebody decides.
         held: bool,
+        /// When its turn may come again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        not_before: Option<Timestamp>,
+    },
+    /// Somebody decided that a held one may start.
+    Released {
+        /// Who.
+        by: Requester,
+    },
+    /// Kept open, with nothing to run: it waits for the next run.
+    Idle,
+    /// Another run was asked for on a Runner that is kept open.
+    RunAdded {
+        /// Which run.
+        run: u32,
+        /// What to do.
+        job: Arc<Job>,
+    },
+    /// Somebody asked for a Runner that is kept open to be closed.
+    CloseRequested {
+        /// Who.
+        by: Requester,
     },
     /// The main task is done; the executor finishes.
     Draining,
@@ -124,6 +156,10 @@ impl EventKind {
             Self::CancelStep { .. } => "cancel_step",
             Self::AttemptEnded { .. } => "attempt_ended",
             Self::Requeued { .. } => "requeued",
+            Self::Released { .. } => "released",
+            Self::Idle => "idle",
+            Self::RunAdded { .. } => "run_added",
+            Self::CloseRequested { .. } => "close_requested",
             Self::Draining => "draining",
             Self::Closed(_) => "closed",
         }
@@ -157,8 +193,10 @@ words! {
     CancelReason {
         /// Somebody asked.
         Requested = "requested",
-        /// Its time was up.
+        /// The time of an attempt was up.
         Timeout = "timeout",
+        /// The time for all of it was up.
+        Deadline = "deadline",
         /// The daemon stops.
         Shutdown = "shutdown",
     }
@@ -171,6 +209,12 @@ words! {
         NotExecuted = "not_executed",
         /// The daemon or the host died under it, and the job asks for another attempt then.
         Lost = "lost",
+        /// The attempt failed, and the job asks for another one.
+        Retry = "retry",
+        /// A shutdown stopped it, and the job asks for another attempt then.
+        Shutdown = "shutdown",
+        /// A run is over, and the next one waits already.
+        NextRun = "next_run",
     }
 }
 

@@ -4,6 +4,7 @@
 mod event;
 mod id;
 mod record;
+mod settings;
 mod spec;
 mod state;
 mod transition;
@@ -13,6 +14,9 @@ pub use event::{
 };
 pub use id::{AttemptKey, ParseIdError, RunnerId};
 pub use record::{Attempt, Drain, Failure, Receipt, Record, Run, Step};
-pub use spec::{Body, Command, Handler, Http, Job, OnLost, Process, Script, Spec, Text};
+pub use settings::{ContextValue, QueueSettings, SharedContext, Variable};
+pub use spec::{
+    Body, Command, Handler, Http, Job, OnLost, Process, Retry, Script, Spec, Text, Webhook,
+};
 pub use state::{AttemptState, Outcome, State};
 pub use transition::{Illegal, apply, create, replay};

@@ -1,14 +1,15 @@
 //! What the events of a Runner add up to.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     event::{Action, CancelReason, Exit, OutputFacts, Requester},
     id::{AttemptKey, RunnerId},
-    spec::Spec,
+    spec::{Job, Spec},
     state::{AttemptState, Outcome, State},
 };
 
@@ -30,6 +31,18 @@ pub struct Record {
     /// Waits, but is not to be started until somebody decides.
     #[serde(default)]
     pub held: bool,
+    /// Waits, but its turn may only come then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// Kept open, but to be closed when its run is over.
+    #[serde(default)]
+    pub closing: bool,
+    /// Waits for another attempt of the run that was the last to begin, not for the next run.
+    #[serde(default)]
+    pub again: bool,
+    /// Variables that runs set for the next ones; `None`: unset.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<String, Option<String>>,
     /// When it was accepted.
     pub created_at: Timestamp,
     /// When its first attempt began.
@@ -38,7 +51,7 @@ pub struct Record {
     pub closed_at: Option<Timestamp>,
     /// Its runs.
     pub runs: Vec<Run>,
-    /// The record of its cancellation.
+    /// The record of its cancellation: of the attempt under way or the last one, or of its wait for a turn.
     pub cancel: Option<Receipt>,
     /// How its executor drained.
     pub drain: Option<Drain>,
@@ -49,7 +62,10 @@ pub struct Record {
 pub struct Run {
     /// Its number, from 1.
     pub run: u32,
-    /// Its attempts.
+    /// What to do, where it is not the job that the Runner was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<Arc<Job>>,
+    /// Its attempts; none as long as it waits for its turn.
     pub attempts: Vec<Attempt>,
 }
 
@@ -79,6 +95,15 @@ pub struct Attempt {
     /// Processes of it that outlived its main process and were killed then.
     #[serde(default)]
     pub swept: u32,
+    /// What it gave back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Value>,
+    /// The version of the shared context that it saw.
+    #[serde(default)]
+    pub context_version: u64,
+    /// The record of its cancellation, where another attempt or run came after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel: Option<Receipt>,
     /// When it began.
     pub started_at: Timestamp,
     /// When it was over.
@@ -154,14 +179,64 @@ pub struct Drain {
 }
 
 impl Record {
-    /// The attempt that is under way or was the last.
-    pub fn attempt(&self) -> Option<&Attempt> {
-        self.runs.last()?.attempts.last()
+    /// The run that is under way or was the last to begin.
+    pub fn run(&self) -> Option<&Run> {
+        self.runs.iter().rev().find(|run| !run.attempts.is_empty())
     }
 
-    /// The number of the last run and of its last attempt.
+    /// The attempt that is under way or was the last.
+    pub fn attempt(&self) -> Option<&Attempt> {
+        self.run()?.attempts.last()
+    }
+
+    /// The number of the run under way or the last to begin, and of its last attempt.
     pub fn position(&self) -> Option<(u32, u32)> {
-        let run = self.runs.last()?;
+        let run = self.run()?;
         Some((run.run, run.attempts.last()?.attempt))
+    }
+
+    /// The first run that waits for its turn behind those that began.
+    pub fn next_run(&self) -> Option<&Run> {
+        self.runs.iter().find(|run| run.attempts.is_empty())
+    }
+
+    /// The run and attempt that come next, if its turn comes.
+    pub fn next_position(&self) -> (u32, u32) {
+        match self.position() {
+            Some((run, attempt)) if self.again => (run, attempt + 1),
+            Some((run, _)) => (run + 1, 1),
+            None => (1, 1),
+        }
+    }
+
+    /// When its turn may come, where that is not at once: for its first start its delay or its time, for later
+    /// ones its backoff.
+    pub fn ready_at(&self) -> Option<Timestamp> {
+        if self.attempt().is_some() || self.not_before.is_some() {
+            return self.not_before;
+        }
+        let delayed = self.spec.delay.and_then(|delay| self.created_at.checked_add(delay).ok());
+        delayed.max(self.spec.start_at)
+    }
+
+    /// What the run under way or the last to begin is to do.
+    pub fn job(&self) -> &Job {
+        self.run().and_then(|run| run.job.as_deref()).unwrap_or(&self.spec.job)
+    }
+}
+
+impl Receipt {
+    /// Whether nothing but the time of the attempt made it stop.
+    pub fn is_timeout_alone(&self) -> bool {
+        self.escalated_to == CancelReason::Timeout && !self.was_forced_by_request()
+    }
+
+    /// Whether nothing but a shutdown made it stop, by force or not.
+    pub fn is_shutdown_alone(&self) -> bool {
+        self.reason == CancelReason::Shutdown
+    }
+
+    fn was_forced_by_request(&self) -> bool {
+        self.steps.iter().any(|step| step.action == Action::ForceRequested)
     }
 }

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::state::words;
+use super::{event::Exit, state::words};
 
 /// A submission, complete with the defaults that were in force when it was accepted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,24 @@ pub struct Spec {
     /// Variables over those of the shared context; a process sees them in its environment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub context: BTreeMap<String, String>,
+    /// How many slots it takes.
+    #[serde(default = "one")]
+    pub weight: u32,
+    /// How long it waits after its acceptance before it may start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay: Option<Duration>,
+    /// When it may start, by the wall clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_at: Option<Timestamp>,
+    /// Of the jobs with the same key only one is started at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency_key: Option<String>,
+    /// How long all of it may take, waiting and retries included, counted from its acceptance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Duration>,
+    /// When a failed attempt is followed by another.
+    #[serde(default)]
+    pub retry: Retry,
     /// How long an attempt may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
@@ -37,9 +56,108 @@ pub struct Spec {
     /// What to do when the daemon or the host dies under it.
     #[serde(default)]
     pub on_lost: OnLost,
+    /// What to do when a shutdown of the daemon stops it.
+    #[serde(default)]
+    pub on_shutdown: OnLost,
+    /// Whether the Runner stays open after a run, for others in the same context.
+    #[serde(default)]
+    pub keep_open: bool,
+    /// Who is told when it has closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_close: Option<Webhook>,
     /// The Runner's debug mode; `None` follows the daemon's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub debug: Option<bool>,
+}
+
+impl Spec {
+    /// A job with nothing said of it but what to do.
+    pub fn new(job: Job, drain_timeout: Duration) -> Self {
+        Self {
+            job,
+            name: None,
+            queue: Self::DEFAULT_QUEUE.into(),
+            priority: 0,
+            labels: BTreeMap::new(),
+            context: BTreeMap::new(),
+            weight: one(),
+            delay: None,
+            start_at: None,
+            concurrency_key: None,
+            deadline: None,
+            retry: Retry::default(),
+            timeout: None,
+            cancel_grace: None,
+            drain_timeout,
+            on_lost: OnLost::default(),
+            on_shutdown: OnLost::default(),
+            keep_open: false,
+            on_close: None,
+            debug: None,
+        }
+    }
+
+    /// The queue of a job that names none.
+    pub const DEFAULT_QUEUE: &str = "default";
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// When a failed attempt is followed by another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Retry {
+    /// Attempts in all; 1 is no retry.
+    pub max_attempts: u32,
+    /// The longest wait before the second attempt; it doubles for each further one.
+    pub initial_backoff: Duration,
+    /// The longest wait before any.
+    pub max_backoff: Duration,
+    /// The exit codes that are tried again; empty: any failure, a time-out included.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on_exit_codes: Vec<i32>,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            max_attempts: 1,
+            initial_backoff: Self::FLOOR,
+            max_backoff: Duration::from_secs(60),
+            on_exit_codes: Vec::new(),
+        }
+    }
+}
+
+impl Retry {
+    /// No wait before another attempt is shorter: a job that fails at once is no busy loop.
+    pub const FLOOR: Duration = Duration::from_secs(1);
+
+    /// Whether a failure with this exit is one that is tried again.
+    pub fn covers(&self, exit: Option<Exit>) -> bool {
+        self.on_exit_codes.is_empty()
+            || matches!(exit, Some(Exit::Code(code)) if self.on_exit_codes.contains(&code))
+    }
+
+    /// The wait after this many attempts, by exponential backoff with full jitter: anything from the floor to the
+    /// ceiling is as likely, and `jitter`, from 0 to 1, says what it is. See "Exponential Backoff And Jitter", AWS
+    /// Architecture Blog, 2015.
+    pub fn backoff(&self, attempts: u32, jitter: f64) -> Duration {
+        let doubled = self.initial_backoff.saturating_mul(1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX));
+        let ceiling = doubled.min(self.max_backoff).max(Self::FLOOR);
+        Self::FLOOR + (ceiling - Self::FLOOR).mul_f64(jitter.clamp(0.0, 1.0))
+    }
+}
+
+/// Somebody who is told over HTTP that a Runner has closed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Webhook {
+    /// Where.
+    pub url: String,
+    /// The variable of the shared context that holds the key to sign with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
 }
 
 /// The kinds of job.
@@ -179,10 +297,10 @@ pub struct Handler {
 }
 
 words! {
-    /// What happens to a job that was lost.
+    /// What happens to a job that the end of the daemon ended.
     #[derive(Default)]
     OnLost {
-        /// It closes as `lost`.
+        /// It closes: as `lost`, or with what the shutdown made of it.
         #[default]
         Fail = "fail",
         /// It is queued again, as a new attempt.

@@ -1,9 +1,9 @@
 //! The one transition function, for live changes and for replay.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    event::{Action, Event, EventKind, RequeueReason},
+    event::{Action, CancelReason, Event, EventKind, RequeueReason},
     record::{Attempt, Receipt, Record, Run, Step},
     state::{AttemptState, Outcome, State},
 };
@@ -34,6 +34,10 @@ pub fn create(event: &Event) -> Result<Record, Illegal> {
         state: State::Queued,
         outcome: None,
         held: false,
+        not_before: None,
+        closing: false,
+        again: false,
+        variables: BTreeMap::new(),
         created_at: event.at,
         started_at: None,
         closed_at: None,
@@ -78,7 +82,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
     let at = event.at;
     match &event.kind {
         EventKind::Submitted { .. } => return None,
-        EventKind::Starting { run, attempt, key, boot_id } => {
+        EventKind::Starting { run, attempt, key, boot_id, context_version } => {
             allow(record.state == Queued && !record.held && record.cancel.is_none())?;
             let new = Attempt {
                 attempt: *attempt,
@@ -92,18 +96,26 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
                 error: None,
                 output: None,
                 swept: 0,
+                result: None,
+                context_version: *context_version,
+                cancel: None,
                 started_at: at,
                 ended_at: None,
             };
             let (runs, attempts) = record.position().unwrap_or((0, 0));
             if *run == runs && *attempt == attempts + 1 {
-                record.runs.last_mut()?.attempts.push(new);
+                current_run(record)?.attempts.push(new);
             } else if *run == runs + 1 && *attempt == 1 {
-                record.runs.push(Run { run: *run, attempts: vec![new] });
+                match record.runs.iter().position(|known| known.run >= *run) {
+                    Some(place) if record.runs[place].run == *run => record.runs[place].attempts.push(new),
+                    Some(_) | None => record.runs.insert(begun(record), Run { run: *run, job: None, attempts: vec![new] }),
+                }
             } else {
                 return None;
             }
             record.state = Starting;
+            record.again = false;
+            record.not_before = None;
             record.started_at.get_or_insert(at);
         }
         EventKind::Running { pid, start_time } => {
@@ -156,7 +168,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             receipt.forced |= matches!(action, Action::GraceExpired | Action::Kill);
             receipt.steps.push(Step { at, action: *action, target: target.clone() });
         }
-        EventKind::AttemptEnded { outcome, exit, error, output, swept } => {
+        EventKind::AttemptEnded { outcome, exit, error, output, swept, result, context } => {
             allow(matches!(record.state, Starting | Running | Cancelling))?;
             let attempt = current(record)?;
             allow(attempt.state != AttemptState::Ended)?;
@@ -166,26 +178,72 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             attempt.error = error.clone();
             attempt.output = *output;
             attempt.swept = *swept;
+            attempt.result.clone_from(result);
             attempt.ended_at = Some(at);
+            record.variables.extend(context.iter().map(|(name, value)| (name.clone(), value.clone())));
             if let Some(receipt) = &mut record.cancel {
                 end(receipt, at);
             }
         }
-        EventKind::Requeued { reason, held } => {
-            // What was cancelled never runs again.
-            allow(record.cancel.is_none())?;
+        EventKind::Requeued { reason, held, not_before } => {
+            let ended = current(record)?.state == AttemptState::Ended;
             match reason {
+                // What somebody cancelled never runs again.
                 RequeueReason::NotExecuted => {
-                    allow(record.state == Starting)?;
+                    allow(record.state == Starting && record.cancel.is_none())?;
                     forget_attempt(record);
                 }
                 RequeueReason::Lost => {
-                    allow(matches!(record.state, Starting | Running))?;
-                    allow(current(record)?.state == AttemptState::Ended)?;
+                    allow(matches!(record.state, Starting | Running) && record.cancel.is_none() && ended)?;
+                }
+                RequeueReason::Retry => {
+                    allow(matches!(record.state, Starting | Running | Cancelling) && ended)?;
+                    allow(record.cancel.as_ref().is_none_or(Receipt::is_timeout_alone))?;
+                }
+                RequeueReason::Shutdown => {
+                    allow(record.state == Cancelling && ended)?;
+                    allow(record.cancel.as_ref().is_some_and(Receipt::is_shutdown_alone))?;
+                }
+                RequeueReason::NextRun => {
+                    allow(matches!(record.state, Starting | Running | Cancelling) && ended)?;
+                    allow(!record.closing && record.next_run().is_some())?;
                 }
             }
+            keep_receipt(record);
             record.state = Queued;
+            record.again = match reason {
+                RequeueReason::NotExecuted => record.again,
+                RequeueReason::Lost | RequeueReason::Retry | RequeueReason::Shutdown => true,
+                RequeueReason::NextRun => false,
+            };
             record.held = *held;
+            record.not_before = *not_before;
+        }
+        EventKind::Released { .. } => {
+            allow(record.state == Queued && record.held)?;
+            record.held = false;
+        }
+        EventKind::Idle => {
+            allow(record.spec.keep_open && !record.closing)?;
+            allow(matches!(record.state, Starting | Running | Cancelling))?;
+            allow(current(record)?.state == AttemptState::Ended)?;
+            keep_receipt(record);
+            record.state = Idle;
+        }
+        EventKind::RunAdded { run, job } => {
+            allow(record.spec.keep_open && !record.closing)?;
+            allow(matches!(record.state, Queued | Starting | Running | Idle | Cancelling))?;
+            // The first run is the job that the Runner was made for, and may not have begun.
+            allow(*run == record.runs.last().map_or(1, |run| run.run) + 1)?;
+            record.runs.push(Run { run: *run, job: Some(Arc::clone(job)), attempts: Vec::new() });
+            if record.state == Idle {
+                record.state = Queued;
+            }
+        }
+        EventKind::CloseRequested { .. } => {
+            allow(record.spec.keep_open && !record.closing)?;
+            allow(matches!(record.state, Queued | Starting | Running | Idle | Cancelling))?;
+            record.closing = true;
         }
         EventKind::Draining => {
             allow(matches!(record.state, Starting | Running | Idle | Cancelling))?;
@@ -193,10 +251,18 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             record.state = Draining;
         }
         EventKind::Closed(facts) => {
-            let cancelled_in_queue = record.state == Queued && facts.outcome == Outcome::Cancelled;
+            let reason = record.cancel.as_ref().map(|receipt| receipt.reason);
+            let in_queue = record.state == Queued
+                && match facts.outcome {
+                    Outcome::Cancelled => reason.is_some() || record.closing,
+                    Outcome::TimedOut => reason == Some(CancelReason::Deadline),
+                    Outcome::Succeeded | Outcome::Failed | Outcome::Killed | Outcome::Lost => false,
+                };
             let lost = record.state != Closed && facts.outcome == Outcome::Lost;
-            allow(record.state == Draining || cancelled_in_queue || lost)?;
+            allow(record.state == Draining || in_queue || lost)?;
             record.state = Closed;
+            record.held = false;
+            record.not_before = None;
             record.outcome = Some(facts.outcome);
             record.drain = facts.drain.clone();
             record.closed_at = Some(at);
@@ -212,18 +278,37 @@ fn allow(condition: bool) -> Option<()> {
     condition.then_some(())
 }
 
+/// How many runs have begun: the others come after them.
+fn begun(record: &Record) -> usize {
+    record.runs.iter().filter(|run| !run.attempts.is_empty()).count()
+}
+
+fn current_run(record: &mut Record) -> Option<&mut Run> {
+    record.runs.iter_mut().rev().find(|run| !run.attempts.is_empty())
+}
+
 fn current(record: &mut Record) -> Option<&mut Attempt> {
-    record.runs.last_mut()?.attempts.last_mut()
+    current_run(record)?.attempts.last_mut()
+}
+
+/// A receipt belongs to the attempt that it stopped; the next one begins without.
+fn keep_receipt(record: &mut Record) {
+    let receipt = record.cancel.take();
+    if let Some(attempt) = current(record)
+        && receipt.is_some()
+    {
+        attempt.cancel = receipt;
+    }
 }
 
 /// An attempt that never executed leaves no trace: the next one takes its number and its directory.
 fn forget_attempt(record: &mut Record) {
-    let Some(run) = record.runs.last_mut() else { return };
+    let Some(run) = current_run(record) else { return };
     run.attempts.pop();
-    if run.attempts.is_empty() {
-        record.runs.pop();
-    }
-    if record.runs.is_empty() {
+    let again = !run.attempts.is_empty();
+    record.again = again;
+    record.runs.retain(|run| run.job.is_some() || !run.attempts.is_empty());
+    if record.attempt().is_none() {
         record.started_at = None;
     }
 }

@@ -5,9 +5,9 @@ use std::{any::Any, collections::BTreeMap, fmt, pin::Pin, sync::Arc, time::Durat
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::{MAX_RESULT, Stopped, output::Output};
+use super::{Context, MAX_RESULT, Stopped, output::Output};
 use crate::{
-    job::{Failure, Handler, Record, RunnerId},
+    job::{Failure, Handler, Job, Record, RunnerId},
     process::log::Stream,
     runner::{Cancelled, Scope, TaskError},
     supervisor::ports::End,
@@ -105,19 +105,24 @@ impl fmt::Debug for Handlers {
 #[derive(Clone, Debug)]
 pub struct Call {
     record: Arc<Record>,
+    context: Context,
     scope: Scope,
     output: Output,
 }
 
 impl Call {
+    pub(super) fn new(record: Arc<Record>, context: Context, scope: Scope, output: Output) -> Self {
+        Self { record, context, scope, output }
+    }
+
     /// The arguments, as whatever they are to be; [`Value`] takes all.
     ///
     /// # Errors
     /// `invalid_args`: they are something else.
     pub fn args<T: DeserializeOwned>(&self) -> Result<T, HandlerError> {
-        let args = match &self.record.spec.job {
-            crate::job::Job::Handler(handler) => &handler.args,
-            _ => &Value::Null,
+        let args = match self.record.job() {
+            Job::Handler(handler) => &handler.args,
+            Job::Command(_) | Job::Script(_) | Job::Http(_) => &Value::Null,
         };
         T::deserialize(args).map_err(|error| HandlerError::new("invalid_args", format!("`job.handler.args`: {error}")))
     }
@@ -129,7 +134,7 @@ impl Call {
 
     /// A context variable.
     pub fn context(&self, name: &str) -> Option<&str> {
-        super::context_of(&self.record).get(name).map(String::as_str)
+        self.context.get(name).map(String::as_str)
     }
 
     /// The job's Runner.
@@ -181,9 +186,7 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for HandlerError {
 pub(super) async fn run(
     handlers: &Handlers,
     Handler { name, args: _ }: &Handler,
-    record: &Arc<Record>,
-    scope: &Scope,
-    output: Output,
+    call: Call,
 ) -> Result<End, Stopped> {
     let Some((function, style)) = handlers.0.get(name) else {
         let known = handlers.names().join("`, `");
@@ -191,7 +194,7 @@ pub(super) async fn run(
             format!("this daemon has no handler `{name}` any more, only `{known}`; start one that registers it");
         return Ok(failed(Failure::new("unknown_handler", message)));
     };
-    let call = Call { record: Arc::clone(record), scope: scope.clone(), output };
+    let scope = call.scope.clone();
     let returned = match style {
         Style::Dropped => scope.cancellable(function(call)).await?,
         Style::Told => function(call).await,

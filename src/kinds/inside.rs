@@ -7,7 +7,7 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use tokio::runtime::Handle;
 
-use super::{Done, Handlers, HttpRules, Link, Main, Reporter, Stopped, handler, http, output::Outputs};
+use super::{Call, Context, Done, Handlers, HttpRules, Link, Main, Reporter, Stopped, handler, http, output::{Output, Outputs}};
 use crate::{
     job::{Failure, Job, Record},
     runner::{AsyncRunner, Scope},
@@ -44,31 +44,33 @@ pub(super) fn start(
     runner: &mut AsyncRunner,
     inside: Arc<Inside>,
     record: Arc<Record>,
+    context: Context,
     link: Link,
     reporter: Reporter,
-    output: super::output::Output,
+    output: Output,
 ) -> Main {
-    runner.start_scoped(move |scope| run(scope, inside, record, link, reporter, output))
+    runner.start_scoped(move |scope| run(scope, inside, record, context, link, reporter, output))
 }
 
 async fn run(
     scope: Scope,
     inside: Arc<Inside>,
     record: Arc<Record>,
+    context: Context,
     mut link: Link,
     reporter: Reporter,
-    output: super::output::Output,
+    output: Output,
 ) -> Result<Done, Stopped> {
     scope.cancellable(link.until(|orders| orders.go)).await?.map_err(|_| Stopped::Aborted)?;
     drop(link);
     reporter.send(News::Running { pid: None, start_time: None }).await;
     drop(reporter);
-    let end = match &record.spec.job {
+    let end = match record.job() {
         // Boxed: there may be tens of thousands of others, which need less.
         Job::Http(job) => {
-            scope.cancellable(Box::pin(inside.http.run(job, super::context_of(&record), &output))).await?
+            scope.cancellable(Box::pin(inside.http.run(job, &context, &output))).await?
         }
-        Job::Handler(job) => handler::run(&inside.handlers, job, &record, &scope, output).await?,
+        Job::Handler(job) => handler::run(&inside.handlers, job, Call::new(record.clone(), context, scope, output)).await?,
         Job::Command(_) | Job::Script(_) => {
             let failure = Failure::new("internal", "a job of processes was given to the daemon itself");
             End { error: Some(failure), ..End::default() }

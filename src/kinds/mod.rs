@@ -38,7 +38,7 @@ use output::Output;
 use process::Stopped;
 
 use crate::{
-    job::{AttemptKey, Drain, Failure, Record},
+    job::{AttemptKey, ContextValue, Drain, Failure, Record, RunnerId, SharedContext},
     process::Launcher,
     runner::{AsyncRunner, CloseReport, EventLoop, LoopFactory, MainTask, RunError, Runner, RunnerHandle},
     supervisor::ports::{End, LoopFacts, News, Report, Runners, TaskFacts},
@@ -62,9 +62,28 @@ pub struct Shared {
 /// The most of a result in its JSON, bytes: it is in the record, which is read and sent whole.
 const MAX_RESULT: usize = 64 << 10;
 
-/// The context variables that a job sees.
-fn context_of(record: &Record) -> &BTreeMap<String, String> {
-    &record.spec.context
+/// The context variables of a Runner.
+type Context = Arc<BTreeMap<String, String>>;
+
+/// What an in-process job sees: the shared context, over it what its submission says, over that what earlier runs
+/// have set.
+fn context_of(record: &Record, shared: &SharedContext) -> Context {
+    let shared = shared.variables.iter().filter_map(|(name, variable)| match &variable.value {
+        ContextValue::Plain(text) => Some((name, text)),
+        ContextValue::Sealed(_)
+        | ContextValue::File(_)
+        | ContextValue::Env(_)
+        | ContextValue::Credential(_) => None,
+    });
+    let given = shared.chain(&record.spec.context);
+    let mut context: BTreeMap<_, _> = given.map(|(name, value)| (name.clone(), value.clone())).collect();
+    for (name, value) in &record.variables {
+        match value {
+            Some(value) => drop(context.insert(name.clone(), value.clone())),
+            None => drop(context.remove(name)),
+        }
+    }
+    Arc::new(context)
 }
 
 /// The Runners of all jobs that were started.
@@ -145,11 +164,11 @@ impl Fleet {
 }
 
 impl Runners for Fleet {
-    fn prepare(&mut self, record: Arc<Record>, key: AttemptKey) {
+    fn prepare(&mut self, record: Arc<Record>, key: AttemptKey, context: Arc<SharedContext>) {
         self.reap_drivers();
         let (orders, link) = watch::channel(Orders::default());
         let link = Link(link);
-        let inside = record.spec.job.process().is_none();
+        let inside = record.job().process().is_none();
         let runtime = if inside { &self.inside.runtime } else { &self.runtime };
         let mut runner = Runner::builder()
             .name(record.id.to_string())
@@ -166,7 +185,8 @@ impl Runners for Fleet {
             }
             Some(output) => {
                 let inside = Arc::clone(&self.inside);
-                inside::start(&mut runner, inside, record, link.clone(), reporter.clone(), output)
+                let context = context_of(&record, &context);
+                inside::start(&mut runner, inside, record, context, link.clone(), reporter.clone(), output)
             }
         };
         let event_loop = runner.get_loop().ok();
@@ -206,6 +226,8 @@ impl Runners for Fleet {
         self.order(key, |orders| orders.settled = true);
         self.reap_drivers();
     }
+
+    fn close(&mut self, _id: RunnerId, _key: AttemptKey) {}
 
     fn get_loop(&self, key: AttemptKey) -> Option<LoopFacts> {
         let event_loop = self.hosted.get(&key)?.event_loop.as_ref()?;

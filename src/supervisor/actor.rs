@@ -383,7 +383,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
         match effect {
             Effect::Prepare(id, key) => {
                 if let Some(record) = self.core.record(id) {
-                    self.runners.prepare(record, key);
+                    self.runners.prepare(record, key, Arc::default());
                 }
             }
             Effect::Go(key) => self.runners.go(key),

@@ -1,8 +1,13 @@
 //! What the supervisor needs of the world, as traits: the store below it and the Runners beside it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use crate::job::{AttemptKey, Drain, Event, Exit, Failure, OutputFacts, Record, RunnerId};
+use jiff::Timestamp;
+
+use crate::job::{
+    AttemptKey, Drain, Event, EventKind, Exit, Failure, Outcome, OutputFacts, QueueSettings, Record, RunnerId, SharedContext,
+    Variable,
+};
 
 /// What is made durable at once: all of it or nothing, but for refused submissions.
 #[derive(Debug, Default)]
@@ -13,6 +18,42 @@ pub struct Batch {
     pub records: Vec<Arc<Record>>,
     /// The idempotency keys of submissions among the events.
     pub keys: Vec<KeyedSubmission>,
+    /// Queues as they are now; `None`: back to what the settings say.
+    pub queues: Vec<(String, Option<QueueSettings>)>,
+    /// Variables of the shared context as they are now; `None`: unset.
+    pub context: Vec<(String, Option<Variable>)>,
+    /// Closed Runners to be forgotten, with all that belongs to them.
+    pub purged: Vec<RunnerId>,
+    /// What became of messages that were to be sent.
+    pub webhooks: Vec<(RunnerId, Delivery)>,
+}
+
+impl Batch {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        let Self { events, records, keys, queues, context, purged, webhooks } = self;
+        events.is_empty()
+            && records.is_empty()
+            && keys.is_empty()
+            && queues.is_empty()
+            && context.is_empty()
+            && purged.is_empty()
+            && webhooks.is_empty()
+    }
+}
+
+/// What became of an attempt to tell somebody that a Runner has closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// It was taken, or is given up.
+    Done,
+    /// It is tried again then.
+    Retry {
+        /// How often it was tried.
+        attempts: u32,
+        /// When next.
+        at: Timestamp,
+    },
 }
 
 /// A client's key for a submission.
@@ -72,8 +113,9 @@ pub trait Records {
 
 /// The Runners, one for each job that was started.
 pub trait Runners {
-    /// Makes the Runner and prepares all that can be prepared; nothing of the job executes.
-    fn prepare(&mut self, record: Arc<Record>, key: AttemptKey);
+    /// Makes the Runner, or takes the one of an earlier run, and prepares all that can be prepared; nothing of
+    /// the job executes. The Runner copies the context.
+    fn prepare(&mut self, record: Arc<Record>, key: AttemptKey, context: Arc<SharedContext>);
     /// The start is durable: execute. Unknown attempts are ignored, here and below.
     fn go(&mut self, key: AttemptKey);
     /// Cancels the main task.
@@ -84,6 +126,9 @@ pub trait Runners {
     fn abort(&mut self, key: AttemptKey);
     /// The end is durable: what was held until then may go.
     fn settled(&mut self, key: AttemptKey);
+    /// Closes a Runner that waits for another attempt or run; [`News::Closed`] follows. One that has no Runner
+    /// is closed already.
+    fn close(&mut self, id: RunnerId, key: AttemptKey);
     /// What is on a Runner's loop; `None` where the attempt is over.
     fn get_loop(&self, key: AttemptKey) -> Option<LoopFacts>;
 }
@@ -167,8 +212,21 @@ pub struct End {
     pub output: Option<OutputFacts>,
     /// Processes of it that outlived its main process and were killed then.
     pub swept: u32,
+    /// What it gave back.
+    pub result: Option<serde_json::Value>,
+    /// Variables it set for the next run of its Runner; `None` unsets one.
+    pub context: BTreeMap<String, Option<String>>,
     /// Whether it is not known how it ended.
     pub lost: bool,
-    /// Where closing took no time: the close report, so that one commit tells all.
+    /// Where closing took no time, and no other attempt or run can follow: the close report, so that one commit
+    /// tells all.
     pub closed: Option<Drain>,
+}
+
+impl End {
+    /// What is recorded of it.
+    pub fn into_event(self, outcome: Outcome) -> EventKind {
+        let Self { exit, error, output, swept, result, context, lost: _, closed: _ } = self;
+        EventKind::AttemptEnded { outcome, exit, error, output, swept, result, context }
+    }
 }

@@ -63,7 +63,7 @@ fn fate(record: &Record, evidence: Evidence) -> Vec<EventKind> {
     }
     let end = match evidence {
         Evidence::NotExecuted if record.cancel.is_none() => {
-            return vec![EventKind::Requeued { reason: RequeueReason::NotExecuted, held: false }];
+            return vec![EventKind::Requeued { reason: RequeueReason::NotExecuted, held: false, not_before: None }];
         }
         Evidence::NotExecuted => End::default(),
         Evidence::Ended(end) => end,
@@ -74,9 +74,8 @@ fn fate(record: &Record, evidence: Evidence) -> Vec<EventKind> {
         },
     };
     let outcome = verdict(record, &end);
-    let End { exit, error, output, swept, lost: _, closed: _ } = end;
-    let ended = EventKind::AttemptEnded { outcome, exit, error, output, swept };
-    let again = |held| EventKind::Requeued { reason: RequeueReason::Lost, held };
+    let ended = end.into_event(outcome);
+    let again = |held| EventKind::Requeued { reason: RequeueReason::Lost, held, not_before: None };
     match (outcome, &record.cancel, record.spec.on_lost) {
         (Outcome::Lost, None, OnLost::Requeue) => vec![ended, again(false)],
         (Outcome::Lost, None, OnLost::Hold) => vec![ended, again(true)],
@@ -94,21 +93,10 @@ mod tests {
 
     fn record(on_lost: OnLost, then: Vec<EventKind>) -> Record {
         let id = RunnerId::new();
-        let spec = Arc::new(Spec {
-            job: Job::Command(Command { argv: vec!["true".into()], ..Command::default() }),
-            name: None,
-            queue: "default".into(),
-            priority: 0,
-            labels: Default::default(),
-            context: Default::default(),
-            timeout: None,
-            cancel_grace: None,
-            drain_timeout: std::time::Duration::from_secs(300),
-            on_lost,
-            debug: None,
-        });
+        let job = Job::Command(Command { argv: vec!["true".into()], ..Command::default() });
+        let spec = Arc::new(Spec { on_lost, ..Spec::new(job, std::time::Duration::from_secs(300)) });
         let starting =
-            EventKind::Starting { run: 1, attempt: 1, key: AttemptKey::new(), boot_id: "b".into() };
+            EventKind::Starting { run: 1, attempt: 1, key: AttemptKey::new(), boot_id: "b".into(), context_version: 0 };
         let kinds = [EventKind::Submitted { spec }, starting].into_iter().chain(then);
         let events: Vec<Event> = (1..)
             .zip(kinds)
@@ -184,13 +172,8 @@ mod tests {
 
     #[test]
     fn a_drain_that_was_interrupted_keeps_the_outcome() {
-        let ended = EventKind::AttemptEnded {
-            outcome: Outcome::Succeeded,
-            exit: Some(Exit::Code(0)),
-            error: None,
-            output: None,
-            swept: 0,
-        };
+        let end = End { exit: Some(Exit::Code(0)), ..End::default() };
+        let ended = end.into_event(Outcome::Succeeded);
         let after =
             recover(record(OnLost::Requeue, vec![running(), ended, EventKind::Draining]), Evidence::Unknown);
         assert_eq!((after.state, after.outcome), (State::Closed, Some(Outcome::Succeeded)));

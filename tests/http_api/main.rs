@@ -1,5 +1,8 @@
 //! The API over real sockets.
 
+// The whole record as one `json!`.
+#![recursion_limit = "256"]
+
 mod access;
 mod client;
 mod events;

@@ -15,7 +15,7 @@ use std::{
 use jiff::Timestamp;
 use runward::{
     http::{self, Api, Config, Containment, Info, Listener, access::Access},
-    job::{AttemptKey, Drain, Exit, Job, Record, RunnerId, State},
+    job::{AttemptKey, Drain, Exit, Job, Record, RunnerId, SharedContext, State},
     store::{self, Lookup, Readers},
     supervisor::{
         Actor, Archive, Parts, REPORTS, Stage, Supervisor, Urgent, attempt_dir,
@@ -88,7 +88,7 @@ impl Jobs {
 }
 
 impl Runners for Jobs {
-    fn prepare(&mut self, record: Arc<Record>, key: AttemptKey) {
+    fn prepare(&mut self, record: Arc<Record>, key: AttemptKey, _: Arc<SharedContext>) {
         let (run, attempt) = record.position().expect("an attempt");
         fs::create_dir_all(attempt_dir(&self.logs, record.id, run, attempt)).expect("made");
         self.records.lock().expect("unpoisoned").insert(key, record);
@@ -119,6 +119,8 @@ impl Runners for Jobs {
     fn settled(&mut self, key: AttemptKey) {
         self.records.lock().expect("unpoisoned").remove(&key);
     }
+
+    fn close(&mut self, _: RunnerId, _: AttemptKey) {}
 
     fn get_loop(&self, _: AttemptKey) -> Option<LoopFacts> {
         Some(LoopFacts::default())

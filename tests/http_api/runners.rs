@@ -46,13 +46,15 @@ fn a_submission_is_answered_with_its_runner() {
     assert_eq!(
         runner,
         json!({
-            "id": id.to_string(), "name": "nightly", "state": "running", "outcome": null, "held": false, "queue": "q",
+            "id": id.to_string(), "name": "nightly", "state": "running", "outcome": null, "held": false, "not_before": null,
+            "queue": "q", "weight": 1, "concurrency_key": null, "deadline": null, "on_shutdown": "fail", "keep_open": false,
+            "on_close": null, "retry": {"max_attempts": 1, "initial_backoff": "1s", "max_backoff": "1m", "on_exit_codes": []},
             "priority": 3, "labels": {"team": "data"}, "job": job, "timeout": "1h30m", "cancel_grace": "2.5s",
             "drain_timeout": "5m", "on_lost": "hold", "debug": true, "created_at": null, "started_at": null,
             "closed_at": null, "cancel": null, "drain": null,
             "runs": [{"run": 1, "job": job, "result": null, "attempts": [{
                 "attempt": 1, "state": "running", "outcome": null, "pid": 4711, "exit": null, "error": null,
-                "output": null, "swept": 0, "started_at": null, "ended_at": null,
+                "output": null, "swept": 0, "context_version": 0, "started_at": null, "ended_at": null,
             }]}],
         })
     );

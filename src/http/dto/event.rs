@@ -49,7 +49,7 @@ pub(crate) enum EventKind {
     CancelRequested {
         /// Who asked.
         by: String,
-        /// `requested`, `timeout` or `shutdown`.
+        /// `requested`, `timeout`, `deadline` or `shutdown`.
         reason: &'static str,
         /// Whether by force.
         force: bool,
@@ -73,13 +73,36 @@ pub(crate) enum EventKind {
         output: Option<Output>,
         /// Processes of it that outlived its main process and were killed then.
         swept: u32,
+        /// What it gave back.
+        result: Option<serde_json::Value>,
     },
     /// It waits for its turn again.
     Requeued {
-        /// `not_executed` or `lost`.
+        /// `not_executed`, `lost`, `retry`, `shutdown` or `next_run`.
         reason: &'static str,
         /// Whether it is held until somebody decides.
         held: bool,
+        /// When its turn may come again.
+        not_before: Option<String>,
+    },
+    /// Somebody decided that a held one may start.
+    Released {
+        /// Who.
+        by: String,
+    },
+    /// Kept open, with nothing to run.
+    Idle,
+    /// Another run was asked for.
+    RunAdded {
+        /// Which run.
+        run: u32,
+        /// What to do.
+        job: Job,
+    },
+    /// Somebody asked for a Runner that is kept open to be closed.
+    CloseRequested {
+        /// Who.
+        by: String,
     },
     /// The main task is done; the executor finishes.
     Draining,
@@ -121,7 +144,7 @@ impl From<&job::EventKind> for EventKind {
                 queue: spec.queue.clone(),
             },
             // The key and the boot concern recovery only.
-            job::EventKind::Starting { run, attempt, key: _, boot_id: _ } => {
+            job::EventKind::Starting { run, attempt, key: _, boot_id: _, context_version: _ } => {
                 Self::Starting { run: *run, attempt: *attempt }
             }
             job::EventKind::Running { pid, start_time: _ } => Self::Running { pid: *pid },
@@ -131,16 +154,23 @@ impl From<&job::EventKind> for EventKind {
             job::EventKind::CancelStep { action, target } => {
                 Self::CancelStep { action: action.as_str(), target: target.clone() }
             }
-            job::EventKind::AttemptEnded { outcome, exit, error, output, swept } => Self::AttemptEnded {
-                outcome: outcome.as_str(),
-                exit: exit.map(Exit::from),
-                error: error.as_ref().map(Failure::from),
-                output: output.map(Output::from),
-                swept: *swept,
-            },
-            job::EventKind::Requeued { reason, held } => {
-                Self::Requeued { reason: reason.as_str(), held: *held }
+            job::EventKind::AttemptEnded { outcome, exit, error, output, swept, result, context: _ } => {
+                Self::AttemptEnded {
+                    outcome: outcome.as_str(),
+                    exit: exit.map(Exit::from),
+                    error: error.as_ref().map(Failure::from),
+                    output: output.map(Output::from),
+                    swept: *swept,
+                    result: result.clone(),
+                }
             }
+            job::EventKind::Requeued { reason, held, not_before } => {
+                Self::Requeued { reason: reason.as_str(), held: *held, not_before: not_before.map(time) }
+            }
+            job::EventKind::Released { by } => Self::Released { by: by.0.clone() },
+            job::EventKind::Idle => Self::Idle,
+            job::EventKind::RunAdded { run, job } => Self::RunAdded { run: *run, job: Job::from(&**job) },
+            job::EventKind::CloseRequested { by } => Self::CloseRequested { by: by.0.clone() },
             job::EventKind::Draining => Self::Draining,
             job::EventKind::Closed(facts) => {
                 Self::Closed { outcome: facts.outcome.as_str(), drain: facts.drain.as_ref().map(Drain::from) }

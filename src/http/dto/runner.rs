@@ -27,14 +27,24 @@ pub(crate) struct Runner {
     outcome: Option<&'static str>,
     /// It is queued but does not start until somebody decides.
     held: bool,
+    /// It is queued, and its turn may only come then: a delay, a time, a backoff.
+    not_before: Option<String>,
     /// The queue it waits in.
     queue: String,
     /// Higher goes first.
     priority: i32,
+    /// How many slots it takes.
+    weight: u32,
+    /// Of the jobs with the same key only one is started at a time.
+    concurrency_key: Option<String>,
     /// Labels to find it by.
     labels: BTreeMap<String, String>,
     /// What to do.
     job: Job,
+    /// How long all of it may take, waiting and retries included.
+    deadline: Option<String>,
+    /// When a failed attempt is followed by another.
+    retry: Retry,
     /// How long an attempt may take.
     timeout: Option<String>,
     /// How long its main task may clean up after a cancellation; `null`: the daemon's default.
@@ -43,6 +53,12 @@ pub(crate) struct Runner {
     drain_timeout: String,
     /// What happens when the daemon or the host dies under it.
     on_lost: &'static str,
+    /// What happens when a shutdown stops it.
+    on_shutdown: &'static str,
+    /// Whether it stays open after a run.
+    keep_open: bool,
+    /// Who is told when it has closed.
+    on_close: Option<Webhook>,
     /// Its debug mode; `null`: the daemon's.
     debug: Option<bool>,
     /// When it was accepted.
@@ -57,6 +73,28 @@ pub(crate) struct Runner {
     cancel: Option<Receipt>,
     /// How its executor drained.
     drain: Option<Drain>,
+}
+
+/// When a failed attempt is followed by another.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Retry {
+    /// Attempts in all.
+    max_attempts: u32,
+    /// The longest wait before the second attempt; it doubles for each further one.
+    initial_backoff: String,
+    /// The longest wait before any.
+    max_backoff: String,
+    /// The exit codes that are tried again; empty: any failure.
+    on_exit_codes: Vec<i32>,
+}
+
+/// Who is told when a Runner has closed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Webhook {
+    /// Where.
+    url: String,
+    /// The variable of the shared context that holds the key to sign with.
+    secret: Option<String>,
 }
 
 /// What to do: one key, the kind.
@@ -119,7 +157,7 @@ pub(super) struct Run {
     run: u32,
     /// What it did.
     job: Job,
-    /// What the job returned; `null` for processes.
+    /// What its last attempt gave back.
     result: Option<serde_json::Value>,
     /// Its attempts.
     attempts: Vec<Attempt>,
@@ -144,6 +182,11 @@ pub(super) struct Attempt {
     output: Option<Output>,
     /// Processes of it that outlived its main process and were killed then.
     swept: u32,
+    /// The version of the shared context that it saw.
+    context_version: u64,
+    /// The receipt of its cancellation, where another attempt or run came after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancel: Option<Receipt>,
     /// When it began.
     started_at: String,
     /// When it was over.
@@ -193,7 +236,7 @@ pub(super) struct Receipt {
     requested_at: String,
     /// Who asked first.
     by: String,
-    /// Why: `requested`, `timeout` or `shutdown`.
+    /// Why: `requested`, `timeout`, `deadline` or `shutdown`.
     reason: &'static str,
     /// The highest reason so far.
     escalated_to: &'static str,
@@ -270,8 +313,8 @@ impl From<&job::Record> for Runner {
         let job = Job::from(&spec.job);
         let run = |run: &job::Run| Run {
             run: run.run,
-            job: job.clone(),
-            result: None,
+            job: run.job.as_deref().map_or_else(|| job.clone(), Job::from),
+            result: run.attempts.last().and_then(|attempt| attempt.result.clone()),
             attempts: run.attempts.iter().map(Attempt::from).collect(),
         };
         Self {
@@ -280,13 +323,21 @@ impl From<&job::Record> for Runner {
             state: record.state.as_str(),
             outcome: record.outcome.map(job::Outcome::as_str),
             held: record.held,
+            not_before: not_before(record).map(time),
             queue: spec.queue.clone(),
             priority: spec.priority,
+            weight: spec.weight,
+            concurrency_key: spec.concurrency_key.clone(),
             labels: spec.labels.clone(),
+            deadline: spec.deadline.map(duration::format),
+            retry: Retry::from(&spec.retry),
             timeout: spec.timeout.map(duration::format),
             cancel_grace: spec.cancel_grace.map(duration::format),
             drain_timeout: duration::format(spec.drain_timeout),
             on_lost: spec.on_lost.as_str(),
+            on_shutdown: spec.on_shutdown.as_str(),
+            keep_open: spec.keep_open,
+            on_close: spec.on_close.as_ref().map(Webhook::from),
             debug: spec.debug,
             created_at: time(record.created_at),
             started_at: record.started_at.map(time),
@@ -296,6 +347,29 @@ impl From<&job::Record> for Runner {
             drain: record.drain.as_ref().map(Drain::from),
             job,
         }
+    }
+}
+
+/// Only as long as it waits for that.
+fn not_before(record: &job::Record) -> Option<Timestamp> {
+    if record.state == job::State::Queued { record.ready_at() } else { None }
+}
+
+impl From<&job::Retry> for Retry {
+    fn from(retry: &job::Retry) -> Self {
+        Self {
+            max_attempts: retry.max_attempts,
+            initial_backoff: duration::format(retry.initial_backoff),
+            max_backoff: duration::format(retry.max_backoff),
+            on_exit_codes: retry.on_exit_codes.clone(),
+        }
+    }
+}
+
+impl From<&job::Webhook> for Webhook {
+    fn from(webhook: &job::Webhook) -> Self {
+        let job::Webhook { url, secret } = webhook.clone();
+        Self { url, secret }
     }
 }
 
@@ -332,6 +406,8 @@ impl From<&job::Attempt> for Attempt {
             error: attempt.error.as_ref().map(Failure::from),
             output: attempt.output.map(Output::from),
             swept: attempt.swept,
+            context_version: attempt.context_version,
+            cancel: attempt.cancel.as_ref().map(Receipt::from),
             started_at: time(attempt.started_at),
             ended_at: attempt.ended_at.map(time),
         }

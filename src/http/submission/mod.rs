@@ -50,25 +50,22 @@ pub(super) fn spec(body: Value, config: &Config) -> Result<Arc<Spec>, Problem> {
     let job = fields
         .value("job")
         .ok_or_else(|| missing("job", r#"say what to do, as in {"job": {"command": ["echo", "hi"]}}"#))?;
+    let job = job::read_job(job)?;
     let spec = Spec {
-        job: job::read_job(job)?,
         name: fields.text("name")?,
-        queue: fields.text("queue")?.unwrap_or_else(|| DEFAULT_QUEUE.to_owned()),
+        queue: fields.text("queue")?.unwrap_or_else(|| Spec::DEFAULT_QUEUE.to_owned()),
         priority: fields.integer("priority")?.unwrap_or(0),
         labels: fields.text_map("labels")?,
         context: fields.text_map("context")?,
         timeout: fields.duration("timeout")?,
         cancel_grace: fields.duration("cancel_grace")?,
-        drain_timeout: fields.duration("drain_timeout")?.unwrap_or(config.drain_timeout),
         on_lost: on_lost(&mut fields)?,
         debug: fields.flag("debug")?,
+        ..Spec::new(job, fields.duration("drain_timeout")?.unwrap_or(config.drain_timeout))
     };
     check(&spec)?;
     Ok(Arc::new(spec))
 }
-
-/// The queue of a job that names none.
-pub(super) const DEFAULT_QUEUE: &str = "default";
 
 fn missing(path: &str, remedy: &str) -> Problem {
     Problem::new(Kind::MissingField, format!("`{path}` is missing; {remedy}")).field(path)

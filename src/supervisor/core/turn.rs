@@ -91,7 +91,7 @@ impl Turn<'_> {
         // Only when it is on record: an end by a signal that nobody is known to have sent would look like a failure.
         self.out.held.push(Effect::Cancel(key));
         let grace = match reason {
-            CancelReason::Requested | CancelReason::Timeout => {
+            CancelReason::Requested | CancelReason::Timeout | CancelReason::Deadline => {
                 Some(grace.unwrap_or(self.core.limits.cancel_grace))
             }
             // The shared deadline is all the patience there is.
@@ -145,15 +145,15 @@ impl Turn<'_> {
         let outcome = verdict(&active.record, &end);
         let on_lost = active.record.spec.on_lost;
         let again = outcome == Outcome::Lost && active.record.cancel.is_none() && on_lost != OnLost::Fail;
-        let End { exit, error, output, swept, closed, lost: _ } = end;
-        self.append(id, EventKind::AttemptEnded { outcome, exit, error, output, swept });
+        let End { exit, error, output, swept, result, context, closed, lost: _ } = end;
+        self.append(id, EventKind::AttemptEnded { outcome, exit, error, output, swept, result, context });
         self.out.held.push(Effect::Settled(key));
         self.clear_timer(id, Timer::Grace);
         self.clear_timer(id, Timer::Timeout);
         if again {
             self.append(
                 id,
-                EventKind::Requeued { reason: RequeueReason::Lost, held: on_lost == OnLost::Hold },
+                EventKind::Requeued { reason: RequeueReason::Lost, held: on_lost == OnLost::Hold, not_before: None },
             );
             return;
         }
@@ -227,7 +227,7 @@ impl Turn<'_> {
         if active.record.state == State::Starting && !active.gone {
             self.out.now.push(Effect::Abort(active.key));
             self.core.starting.retain(|(_, starting)| *starting != id);
-            self.append(id, EventKind::Requeued { reason: RequeueReason::NotExecuted, held: false });
+            self.append(id, EventKind::Requeued { reason: RequeueReason::NotExecuted, held: false, not_before: None });
         } else {
             self.cancel_active(id, Requester(name.into()), CancelReason::Shutdown);
         }
@@ -298,7 +298,7 @@ impl Turn<'_> {
             let (run, attempts) = record.position().unwrap_or((1, 0));
             let key = AttemptKey::new();
             let boot_id = self.core.boot_id.clone();
-            let seq = self.append(id, EventKind::Starting { run, attempt: attempts + 1, key, boot_id });
+            let seq = self.append(id, EventKind::Starting { run, attempt: attempts + 1, key, boot_id, context_version: 0 });
             self.core.starting.push_back((seq, id));
             self.out.now.push(Effect::Prepare(id, key));
             self.out.held.push(Effect::Go(key));

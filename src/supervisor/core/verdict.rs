@@ -16,7 +16,7 @@ pub(in crate::supervisor) fn verdict(record: &Record, end: &End) -> Outcome {
         Some(receipt) if receipt.reason == CancelReason::Timeout => Outcome::TimedOut,
         Some(receipt) if receipt.forced => Outcome::Killed,
         // And who raises something else instead has failed.
-        Some(_) if record.spec.job.is_coroutine() && end.error.is_some() => Outcome::Failed,
+        Some(_) if record.job().is_coroutine() && end.error.is_some() => Outcome::Failed,
         Some(_) => Outcome::Cancelled,
         None if returned(record, end) => Outcome::Succeeded,
         None => match (end.exit, &end.error) {
@@ -27,5 +27,5 @@ pub(in crate::supervisor) fn verdict(record: &Record, end: &End) -> Outcome {
 }
 
 fn returned(record: &Record, end: &End) -> bool {
-    record.spec.job.is_coroutine() && end.result.is_some() && end.error.is_none()
+    record.job().is_coroutine() && end.result.is_some() && end.error.is_none()
 }
