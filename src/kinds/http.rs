@@ -24,7 +24,7 @@ use crate::{
     process::log::Stream,
     supervisor::ports::End,
 };
-use connect::{Driven, Line, Tls};
+use connect::{Line, Tls};
 use outcome::Received;
 
 /// What the server is told who asks.
@@ -72,14 +72,14 @@ impl Client {
         let mut sending = Sending::new(job, context)?;
         let mut redirects = 0;
         loop {
-            let (mut driven, answer) = self.send(&sending).await?;
+            let (mut line, answer) = self.send(&sending).await?;
             let next = match job.follow_redirects {
                 0 => None,
                 _ => location(&sending.url, &answer)?,
             };
             let Some(next) = next else {
                 let status = answer.status();
-                let received = receive(&mut driven, answer, job.max_response_bytes, output).await?;
+                let received = receive(&mut line, answer, job.max_response_bytes, output).await?;
                 let result = outcome::result(status, received, &sending.url, redirects);
                 let error = outcome::unexpected(status, &job.expected_status);
                 return Ok(End { result: Some(result), error, ..End::default() });
@@ -96,8 +96,8 @@ impl Client {
         }
     }
 
-    async fn send(&self, sending: &Sending) -> Result<(Driven, Response<Incoming>), Failure> {
-        let (mut sender, mut driven) = connect::connect(&sending.url, &self.rules, &self.tls).await?.split();
+    async fn send(&self, sending: &Sending) -> Result<(Line, Response<Incoming>), Failure> {
+        let (mut sender, mut line) = connect::connect(&sending.url, &self.rules, &self.tls).await?;
         let mut request = Request::new(Full::new(sending.body.clone()));
         *request.method_mut() = sending.method.clone();
         *request.headers_mut() = sending.headers.clone();
@@ -109,9 +109,9 @@ impl Client {
             let host = HeaderValue::from_str(host).map_err(|error| broken(format!("no host to name: {error}")))?;
             request.headers_mut().insert(header::HOST, host);
         }
-        let answer = Line::over(&mut driven, sender.send_request(request)).await;
+        let answer = line.over(sender.send_request(request)).await;
         let host = sending.url.host_str().unwrap_or_default();
-        Ok((driven, answer.map_err(|error| broken(format!("{host} gave no answer: {}", outcome::chain(&error))))?))
+        Ok((line, answer.map_err(|error| broken(format!("{host} gave no answer: {}", outcome::chain(&error))))?))
     }
 }
 
@@ -219,7 +219,7 @@ fn resolve<'a>(
 
 /// Reads the body: all of it to the log, its beginning for the result.
 async fn receive(
-    driven: &mut Driven,
+    line: &mut Line,
     answer: Response<Incoming>,
     max: u64,
     output: &Output,
@@ -227,7 +227,7 @@ async fn receive(
     let (parts, mut body) = answer.into_parts();
     let mut received = Received::new(parts.headers);
     let mut left = max;
-    while let Some(frame) = Line::over(driven, body.frame()).await {
+    while let Some(frame) = line.over(body.frame()).await {
         let frame = frame.map_err(|error| {
             let message = format!("the answer broke off: {}", outcome::chain(&error));
             Failure::new("http_connect", message)

@@ -123,7 +123,7 @@ fn write_all(mut orders: mpsc::Receiver<Order>) {
             Order::Flush(log, reply) => {
                 let dropped = lock(&log.writer).as_ref().map_or(0, |writer| writer.dropped());
                 // Who asked may have been dropped.
-                drop(reply.send(dropped));
+                reply.send(dropped).ok();
             }
         }
     }

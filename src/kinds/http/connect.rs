@@ -1,9 +1,17 @@
 //! One connection for one request: resolve, check, connect to what was checked. Between the check and the use no
 //! name is looked up again, and no proxy stands in between.
 
-use std::{io, net::SocketAddr, pin::Pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -32,51 +40,33 @@ const MAX_HEADERS: usize = 64 << 10;
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-type Connection = http1::Connection<TokioIo<Box<dyn Stream>>, Full<Bytes>>;
-
 /// The roots of the system, read once when the first `https` job needs them.
 pub(super) type Tls = OnceCell<Arc<ClientConfig>>;
 
-/// A connection, which moves while something is awaited [over](Self::over) it.
-pub(super) struct Line {
-    pub(super) sender: http1::SendRequest<Full<Bytes>>,
-    /// `None` once it has ended.
-    connection: Option<Pin<Box<Connection>>>,
-}
+/// Sends the one request.
+pub(super) type Sender = http1::SendRequest<Full<Bytes>>;
+
+/// A connection that moves while something is awaited [over](Self::over) it: it needs no task of its own.
+pub(super) struct Line(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
 
 impl Line {
     /// Awaits what needs the connection.
-    pub(super) async fn over<T>(
-        connection: &mut Driven,
-        work: impl Future<Output = T>,
-    ) -> T {
-        let mut work = std::pin::pin!(work);
-        std::future::poll_fn(|cx| {
-            // Its errors are told to whoever awaits something of it.
-            if let Some(line) = connection
-                && line.as_mut().poll(cx).is_ready()
+    pub(super) async fn over<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            if let Some(connection) = &mut self.0
+                && connection.as_mut().poll(cx).is_ready()
             {
-                *connection = None;
+                self.0 = None;
             }
-            match work.as_mut().poll(cx) {
-                Poll::Ready(value) => Poll::Ready(value),
-                Poll::Pending => Poll::Pending,
-            }
+            work.as_mut().poll(cx)
         })
         .await
     }
-
-    /// Its two halves: what sends, and what is to be driven.
-    pub(super) fn split(self) -> (http1::SendRequest<Full<Bytes>>, Driven) {
-        (self.sender, self.connection)
-    }
 }
 
-/// A connection that moves while something is awaited over it; `None` once it has ended.
-pub(super) type Driven = Option<Pin<Box<Connection>>>;
-
 /// Connects to the host of `url`.
-pub(super) async fn connect(url: &Url, rules: &HttpRules, tls: &Tls) -> Result<Line, Failure> {
+pub(super) async fn connect(url: &Url, rules: &HttpRules, tls: &Tls) -> Result<(Sender, Line), Failure> {
     let host = url.host_str().unwrap_or_default();
     let connected = timeout(CONNECT, async {
         let stream = tcp(url, rules).await?;
@@ -91,7 +81,8 @@ pub(super) async fn connect(url: &Url, rules: &HttpRules, tls: &Tls) -> Result<L
         let message = format!("{host} could not be connected to within {} seconds", CONNECT.as_secs());
         Err(Failure::new("http_connect", message))
     })?;
-    Ok(Line { sender, connection: Some(Box::pin(connection)) })
+    // Its errors are told to whoever awaits something of it.
+    Ok((sender, Line(Some(Box::pin(connection.map(drop))))))
 }
 
 async fn tcp(url: &Url, rules: &HttpRules) -> Result<TcpStream, Failure> {

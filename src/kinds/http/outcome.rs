@@ -1,6 +1,6 @@
 //! What is recorded of an answer.
 
-use std::{error::Error, fmt::Write};
+use std::error::Error;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hyper::{HeaderMap, StatusCode};
@@ -109,8 +109,8 @@ pub(super) fn shown(url: &Url) -> String {
     let mut url = url.clone();
     url.set_fragment(None);
     // These fail only for an address without a host.
-    drop(url.set_username(""));
-    drop(url.set_password(None));
+    url.set_username("").ok();
+    url.set_password(None).ok();
     url.into()
 }
 
@@ -119,8 +119,7 @@ pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        // Writing to a string does not fail.
-        drop(write!(text, ": {error}"));
+        text = format!("{text}: {error}");
         cause = error.source();
     }
     text
