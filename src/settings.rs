@@ -51,6 +51,10 @@ pub struct Settings {
     pub max_body_bytes: usize,
     /// Names by which clients may call the daemon.
     pub allowed_hosts: Vec<String>,
+    /// Whether `http` jobs may reach the daemon's own API.
+    pub http_jobs_own_api: bool,
+    /// Whether `http` jobs may reach link-local addresses.
+    pub http_jobs_link_local: bool,
     /// What is logged.
     pub log_filter: String,
     /// How it is logged.
@@ -157,6 +161,8 @@ pub fn load(flags: &Flags) -> Result<Settings, SettingsError> {
         require_cgroup: layers.word("process.min_containment", &[("subreaper", false), ("cgroup2", true)])?,
         max_body_bytes: layers.number("http.max_body_bytes", 1 << 10, 64 << 20)? as usize,
         allowed_hosts: layers.strings("http.allowed_hosts")?,
+        http_jobs_own_api: layers.flag("http_jobs.allow_own_api")?,
+        http_jobs_link_local: layers.flag("http_jobs.allow_link_local")?,
         log_filter: layers.text("telemetry.filter")?,
         log_format: layers.word(
             "telemetry.format",
@@ -276,6 +282,11 @@ impl Layers {
         let text = self.text(key)?;
         parse_duration(&text)
             .ok_or_else(|| self.bad(key, &text, r#"a duration such as "30s", "5m" or "1h30m""#))
+    }
+
+    fn flag(&self, key: &'static str) -> Result<bool, SettingsError> {
+        let text = self.text(key)?;
+        text.parse().map_err(|_| self.bad(key, &text, "true or false"))
     }
 
     fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Result<T, SettingsError> {

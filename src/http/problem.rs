@@ -78,6 +78,8 @@ kinds! {
     InvalidField = "invalid-field", UNPROCESSABLE_ENTITY, "A field is not valid";
     /// A field or a kind of job of the contract that this version does not carry out.
     Unsupported = "unsupported", UNPROCESSABLE_ENTITY, "Not supported by this version";
+    /// A job names a handler that this daemon does not have: `allowed` lists those it has.
+    UnknownHandler = "unknown-handler", UNPROCESSABLE_ENTITY, "No such handler";
     /// A query parameter that the route does not know.
     UnknownParameter = "unknown-parameter", BAD_REQUEST, "Unknown query parameter";
     /// A query parameter has a value that it can't have.
@@ -154,6 +156,7 @@ impl Kind {
             | Self::MissingField
             | Self::InvalidField
             | Self::Unsupported
+            | Self::UnknownHandler
             | Self::UnknownParameter
             | Self::InvalidParameter
             | Self::InvalidHeader
@@ -168,6 +171,8 @@ impl Kind {
             | Self::MethodNotAllowed
             | Self::RequestTimeout
             | Self::RunnerClosed
+            | Self::RunnerState
+            | Self::TooHeavy
             | Self::BodyTooLarge
             | Self::UriTooLong
             | Self::UnsupportedMediaType

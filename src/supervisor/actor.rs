@@ -424,7 +424,11 @@ impl<R: Runners, S: Records> Actor<R, S> {
                 held.for_each(|held| held.retain(|held| *held != Effect::Go(key)));
                 self.runners.abort(key);
             }
-            Effect::Close(id, key) => self.runners.close(id, key),
+            Effect::Close(id, key) => {
+                if let Some(record) = self.core.record(id) {
+                    self.runners.close(record, key);
+                }
+            }
             Effect::Settled(key) => self.runners.settled(key),
             Effect::Reply(token, answer) => self.answer(token, Reply::Answer(answer)),
             Effect::Finished { abandoned } if abandoned.is_empty() => {

@@ -154,7 +154,7 @@ pub trait Runners {
     fn settled(&mut self, key: AttemptKey);
     /// Closes a Runner that waits for another attempt or run; [`News::Closed`] follows. One that has no Runner
     /// is closed already.
-    fn close(&mut self, id: RunnerId, key: AttemptKey);
+    fn close(&mut self, record: Arc<Record>, key: AttemptKey);
     /// What is on a Runner's loop; `None` where the attempt is over.
     fn get_loop(&self, key: AttemptKey) -> Option<LoopFacts>;
 }

@@ -1,19 +1,20 @@
 //! An alarm by the wall clock. It also rings when somebody sets that clock, so that nothing has to look at it from
 //! time to time.
 
-use std::{future::pending, time::Duration};
+use std::{future::pending, io, os::fd::OwnedFd};
 
 use jiff::Timestamp;
-use nix::sys::{
-    time::TimeSpec,
-    timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 use tokio::io::{Interest, unix::AsyncFd};
+
+const NEVER: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// An alarm that is made when it is first needed.
 #[derive(Debug, Default)]
 pub(super) struct WallClock {
-    timer: Option<AsyncFd<TimerFd>>,
+    timer: Option<AsyncFd<OwnedFd>>,
     at: Option<Timestamp>,
 }
 
@@ -29,31 +30,33 @@ impl WallClock {
         }
     }
 
-    fn arm(&mut self) -> std::io::Result<()> {
-        let Some(at) = self.at else {
-            return self.timer.as_ref().map_or(Ok(()), |timer| Ok(timer.get_ref().unset()?));
-        };
+    fn arm(&mut self) -> io::Result<()> {
         let timer = match &mut self.timer {
             Some(timer) => timer,
             none => {
-                let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
-                let timer = TimerFd::new(ClockId::CLOCK_REALTIME, flags)?;
-                none.insert(AsyncFd::with_interest(timer, Interest::READABLE)?)
+                let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+                let timer = timerfd_create(TimerfdClockId::Realtime, flags)?;
+                #[expect(deprecated, reason = "what it is deprecated for can't happen to an OwnedFd")]
+                let timer = AsyncFd::with_interest(timer, Interest::READABLE)?;
+                none.insert(timer)
             }
         };
-        // All zeros would switch it off.
-        let since_epoch = Duration::try_from(at.duration_since(Timestamp::UNIX_EPOCH)).unwrap_or_default();
-        let at = TimeSpec::from_duration(since_epoch.max(Duration::from_nanos(1)));
-        let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
-        Ok(timer.get_ref().set(Expiration::OneShot(at), flags)?)
+        let at = self.at.map_or(NEVER, |at| Timespec {
+            tv_sec: at.as_second().max(0),
+            // All zeros would switch it off.
+            tv_nsec: at.subsec_nanosecond().max(1).into(),
+        });
+        let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
+        timerfd_settime(timer, flags, &Itimerspec { it_interval: NEVER, it_value: at })?;
+        Ok(())
     }
 
     /// Waits for it. Cancel-safe.
     pub(super) async fn rings(&mut self) {
         let Some(timer) = &self.timer else { return pending().await };
         let Ok(mut ready) = timer.readable().await else { return pending().await };
-        // Whether its time has come or the clock was set, somebody looks at the clock now.
-        drop(ready.try_io(|timer| timer.get_ref().wait().map_err(std::io::Error::from)));
+        // Whether its time has come or somebody set the clock: whoever waits looks at the clock now.
+        drop(ready.try_io(|timer| Ok(rustix::io::read(timer, &mut [0_u8; 8])?)));
         ready.clear_ready();
         self.at = None;
     }
