@@ -43,7 +43,7 @@ super::tests! {
 const FEWER: &str = "fewer-handlers";
 
 /// The daemon.
-pub fn serve(arguments: &[String]) -> ExitCode {
+pub(crate) fn serve(arguments: &[String]) -> ExitCode {
     let values = |name: &str| -> Vec<String> {
         arguments.windows(2).filter(|pair| pair[0] == name).map(|pair| pair[1].clone()).collect()
     };

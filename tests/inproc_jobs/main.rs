@@ -34,7 +34,7 @@ fn main() -> ExitCode {
 /// Tests by their names.
 macro_rules! tests {
     ($($name:ident)+) => {
-        pub const TESTS: &[(&str, fn())] = &[$((stringify!($name), $name)),+];
+        pub(crate) const TESTS: &[(&str, fn())] = &[$((stringify!($name), $name)),+];
     };
 }
 use tests;

@@ -27,19 +27,19 @@ use tokio_rustls::{
 };
 
 /// Serves until it is dropped.
-pub struct Server {
-    pub address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Server {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::run(|listener| async { axum::serve(listener, router()).await.expect("it serves") })
     }
 
     /// With TLS; also gives its certificate, for those who trust it.
-    pub fn secure() -> (Self, String) {
+    pub(crate) fn secure() -> (Self, String) {
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
         let pem = made.cert.pem();
@@ -80,7 +80,7 @@ impl Server {
         Self { address, stop: Some(stop), thread: Some(thread) }
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 }
