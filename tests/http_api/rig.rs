@@ -82,7 +82,7 @@ impl Jobs {
         match record.as_ref().map(|record| &record.spec.job) {
             Some(Job::Command(command)) => command.argv[0].clone(),
             Some(Job::Script(script)) => script.source.clone(),
-            None => String::new(),
+            Some(Job::Http(_) | Job::Handler(_)) | None => String::new(),
         }
     }
 }
