@@ -191,7 +191,11 @@ impl Runners for Fleet {
         };
         let event_loop = runner.get_loop().ok();
         self.hosted.insert(key, Hosted { orders, runner: runner.handle(), inside, event_loop });
-        self.drivers.spawn_on(drive(runner, main, link, reporter, output), &self.runtime);
+        let driver = async move {
+            drive(runner, main, link, reporter, output).await;
+            key
+        };
+        self.drivers.spawn_on(driver, &self.runtime);
     }
 
     fn go(&mut self, key: AttemptKey) {
@@ -265,32 +269,18 @@ impl Reporter {
 
 type Main = Result<MainTask<Result<Done, Stopped>>, RunError>;
 
-/// Takes a Runner from its main task to its close; then nobody needs the attempt any more. `output` is that of an
-/// in-process job.
+/// Takes a Runner from its main task to its close. `output` is that of an in-process job.
 async fn drive(
-    runner: AsyncRunner,
-    main: Main,
-    link: Link,
-    reporter: Reporter,
-    output: Option<Output>,
-) -> AttemptKey {
-    let key = reporter.key;
-    let ended = match main {
-        Ok(main) => main.await,
-        Err(error) => Err(error),
-    };
-    // Boxed: tens of thousands may wait above at once, and need none of this yet.
-    Box::pin(finish(runner, ended, link, reporter, output)).await;
-    key
-}
-
-async fn finish(
     mut runner: AsyncRunner,
-    ended: Result<Result<Done, Stopped>, RunError>,
+    main: Main,
     mut link: Link,
     reporter: Reporter,
     output: Option<Output>,
 ) {
+    let ended = match main {
+        Ok(main) => main.await,
+        Err(error) => Err(error),
+    };
     let Done { mut end, hold } = match (ended, &output) {
         (Ok(Ok(done)), _) => done,
         // Nothing was executed, or it was dropped.

@@ -82,7 +82,9 @@ impl Jobs {
         match record.as_ref().map(|record| &record.spec.job) {
             Some(Job::Command(command)) => command.argv[0].clone(),
             Some(Job::Script(script)) => script.source.clone(),
-            Some(Job::Http(_) | Job::Handler(_)) | None => String::new(),
+            Some(Job::Handler(handler)) => handler.name.clone(),
+            Some(Job::Http(http)) => http.url.clone(),
+            None => String::new(),
         }
     }
 }
