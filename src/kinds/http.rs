@@ -25,6 +25,7 @@ use crate::{
     supervisor::ports::End,
 };
 use connect::{Line, Tls};
+pub(super) use outcome::chain;
 use outcome::Received;
 
 /// What the server is told who asks.
@@ -112,7 +113,7 @@ impl Client {
         // From here on the server may have carried it out.
         let answer = line.over(sender.send_request(request)).await;
         let host = sending.url.host_str().unwrap_or_default();
-        Ok((line, answer.map_err(|error| broken(format!("{host} gave no answer: {}", outcome::chain(&error))))?))
+        Ok((line, answer.map_err(|error| broken(format!("{host} gave no answer: {}", chain(&error))))?))
     }
 }
 
@@ -230,7 +231,7 @@ async fn receive(
     let mut left = max;
     while let Some(frame) = line.over(body.frame()).await {
         let frame = frame.map_err(|error| {
-            let message = format!("the answer broke off: {}", outcome::chain(&error));
+            let message = format!("the answer broke off: {}", chain(&error));
             Failure::new("http_broken", message)
         })?;
         let Ok(data) = frame.into_data() else { continue };
