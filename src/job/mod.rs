@@ -13,8 +13,10 @@ pub use event::{
     Action, CancelReason, CloseFacts, Event, EventKind, Exit, OutputFacts, Requester, RequeueReason,
 };
 pub use id::{AttemptKey, ParseIdError, RunnerId};
-pub use record::{Attempt, Drain, Failure, Receipt, Record, Run, Step};
+pub use record::{Attempt, Drain, Failure, Raised, Receipt, Record, Run, Step};
 pub use settings::{ContextValue, QueueSettings, SharedContext, Variable};
-pub use spec::{Command, Job, OnLost, Process, Python, PythonCode, Retry, Script, Spec, Webhook};
+pub use spec::{
+    Body, Command, Handler, Http, Job, OnLost, Process, Python, PythonCode, Retry, Script, Spec, Text, Webhook,
+};
 pub use state::{AttemptState, Outcome, State};
 pub use transition::{Illegal, apply, create, replay};

@@ -34,12 +34,15 @@ pub struct Record {
     /// Waits, but its turn may only come then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
-    /// Kept open, but to be closed when its run is over.
+    /// To be closed when its attempt is over, whatever would follow otherwise.
     #[serde(default)]
     pub closing: bool,
     /// Waits for another attempt of the run that was the last to begin, not for the next run.
     #[serde(default)]
     pub again: bool,
+    /// What its outcome will be when its executor has drained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due: Option<Outcome>,
     /// Variables that runs set for the next ones; `None`: unset.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub variables: BTreeMap<String, Option<String>>,
@@ -123,12 +126,18 @@ pub struct Failure {
     /// The error number of that step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno: Option<i32>,
-    /// The type of the exception that was raised, with its module.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exception: Option<String>,
+    /// The exception that was raised. In a box, for most failures have none.
+    #[serde(flatten)]
+    pub raised: Option<Box<Raised>>,
+}
+
+/// An exception.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Raised {
+    /// Its type, with its module.
+    pub exception: String,
     /// Where it was raised, as the language tells it; of a long one the end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub traceback: Option<String>,
+    pub traceback: String,
 }
 
 impl Failure {
@@ -139,8 +148,7 @@ impl Failure {
             message: message.into(),
             stage: None,
             errno: None,
-            exception: None,
-            traceback: None,
+            raised: None,
         }
     }
 }
@@ -230,6 +238,11 @@ impl Record {
         }
         let delayed = self.spec.delay.and_then(|delay| self.created_at.checked_add(delay).ok());
         delayed.max(self.spec.start_at)
+    }
+
+    /// When the time for all of it is up.
+    pub fn deadline_at(&self) -> Option<Timestamp> {
+        self.created_at.checked_add(self.spec.deadline?).ok()
     }
 
     /// What the run under way or the last to begin is to do.

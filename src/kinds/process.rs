@@ -238,18 +238,17 @@ fn start_failure(stage: Stage, errno: i32) -> Failure {
         message: format!("{what}: {}", io::Error::from_raw_os_error(errno)),
         stage: Some(stage.name().into()),
         errno: Some(errno),
-        exception: None,
-        traceback: None,
+        raised: None,
     }
 }
 
 fn stop_signal(job: &Job) -> Signal {
     let default = match job {
-        Job::Command(_) | Job::Script(_) => Signal::SIGTERM,
+        Job::Command(_) | Job::Script(_) | Job::Http(_) | Job::Handler(_) => Signal::SIGTERM,
         Job::Python(_) => Signal::SIGINT,
     };
     // Names were checked when the job was submitted.
-    let name = job.process().stop_signal.as_deref();
+    let name = job.process().and_then(|process| process.stop_signal.as_deref());
     name.and_then(|name| Signal::from_str(&format!("SIG{name}")).ok()).unwrap_or(default)
 }
 
@@ -262,8 +261,10 @@ async fn plan(
 ) -> Result<Launch, Failure> {
     let shared = Arc::clone(shared);
     let blocks = match record.job() {
-        Job::Command(_) | Job::Python(_) => record.job().process().user.is_some(),
         Job::Script(_) => true,
+        Job::Command(_) | Job::Python(_) | Job::Http(_) | Job::Handler(_) => {
+            record.job().process().is_some_and(|process| process.user.is_some())
+        }
     };
     let planned = move || plan_now(&shared, &record, key);
     let planned = match blocks {
@@ -284,7 +285,7 @@ fn plan_now(shared: &Shared, record: &Record, key: AttemptKey) -> Result<Launch,
     let dir = attempt_dir(&shared.log_root, record.id, run, attempt);
     let runner_dir = dir.parent().unwrap_or(&dir);
     prepare_dir(runner_dir).map_err(|error| (Stage::Directory, error))?;
-    let Process { env, cwd, stdin, user, stop_signal: _ } = record.job().process();
+    let Process { env, cwd, stdin, user, stop_signal: _ } = record.job().process().ok_or_else(no_process)?;
     let user = user.as_deref().map(find_user).transpose().map_err(|error| (Stage::User, error))?;
     let mut env = shared.environment.of(record, key, user.as_ref().map(|(user, _)| user), env);
     let cwd = cwd.clone().unwrap_or_else(|| PathBuf::from("/"));
@@ -295,7 +296,7 @@ fn plan_now(shared: &Shared, record: &Record, key: AttemptKey) -> Result<Launch,
     env.extend(files.environment());
     let mut launch = Launch::new(dir, argv, env, cwd);
     let files = match record.job() {
-        Job::Command(_) | Job::Script(_) => files,
+        Job::Command(_) | Job::Script(_) | Job::Http(_) | Job::Handler(_) => files,
         Job::Python(python) => {
             launch.blocked_signals = vec![Signal::SIGINT as i32];
             python::files(python, record, &launch.env, files).map_err(|error| (Stage::Directory, error.into()))?
@@ -318,7 +319,13 @@ fn argv(job: &Job, runner_dir: &Path, files: &RunFiles) -> Result<Vec<OsString>,
             Ok(script::argv(source, &path, args))
         }
         Job::Python(python) => Ok(python::argv(python, files)),
+        Job::Http(_) | Job::Handler(_) => Err(no_process()),
     }
+}
+
+/// Only process jobs come here.
+fn no_process() -> (Stage, io::Error) {
+    (Stage::Exec, io::ErrorKind::Unsupported.into())
 }
 
 fn prepare_dir(dir: &Path) -> io::Result<()> {

@@ -79,6 +79,6 @@ pub(super) fn explain(job: &Job, failure: Failure) -> Failure {
             );
             Failure { message, ..failure }
         }
-        Job::Python(_) | Job::Command(_) | Job::Script(_) => failure,
+        Job::Python(_) | Job::Command(_) | Job::Script(_) | Job::Http(_) | Job::Handler(_) => failure,
     }
 }

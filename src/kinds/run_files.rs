@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    job::{AttemptKey, Failure, Record},
+    job::{AttemptKey, Failure, Raised, Record},
     process::{Files, Taken, Untaken},
 };
 
@@ -120,7 +120,7 @@ fn make_public() -> io::Result<()> {
 
 /// Removes what an attempt left whose shim could not. Blocking.
 pub fn remove_files(record: &Record, key: AttemptKey) {
-    if record.job().process().user.is_some() {
+    if record.job().process().is_some_and(|process| process.user.is_some()) {
         for dir in [Path::new(PUBLIC).join(format!("{:032x}", key.as_u128())), fallback_dir(key)] {
             // Mostly it is not there.
             fs::remove_dir_all(dir).ok();
@@ -254,11 +254,11 @@ fn failure(taken: &Taken) -> Option<Failure> {
     let Some(told) = told.filter(|told| KINDS.contains(&told.kind.as_str())) else {
         return Some(Failure::new("exception", "it failed, and what it has left of the reason can't be read"));
     };
-    Some(Failure {
-        exception: told.exception.map(|name| start(name, MAX_MESSAGE)),
-        traceback: told.traceback.map(|text| end(text, MAX_TRACEBACK)),
-        ..Failure::new(&told.kind, start(told.message, MAX_MESSAGE))
-    })
+    let raised = told.exception.zip(told.traceback).map(|(exception, traceback)| {
+        let traceback = end(traceback, MAX_TRACEBACK);
+        Box::new(Raised { exception: start(exception, MAX_MESSAGE), traceback })
+    });
+    Some(Failure { raised, ..Failure::new(&told.kind, start(told.message, MAX_MESSAGE)) })
 }
 
 fn start(mut text: String, limit: usize) -> String {
@@ -333,8 +333,8 @@ mod tests {
         let told = json!({"kind": "exception", "message": "m", "exception": "E", "traceback": traceback});
         let left = read(&[taken("no json"), Ok(None), taken(&told.to_string())]);
         let error = left.error.expect("an error");
-        assert_eq!((error.kind.as_str(), error.exception.as_deref()), ("exception", Some("E")));
-        let kept = error.traceback.expect("a traceback");
+        let Raised { exception, traceback: kept } = *error.raised.expect("an exception");
+        assert_eq!((error.kind.as_str(), exception.as_str()), ("exception", "E"));
         assert!(kept.len() <= MAX_TRACEBACK && kept.ends_with("ä the end"));
         assert_eq!(read(&[taken("no json"), Ok(None)]).error.expect("an error").kind, "bad_result");
         let forged = json!({"kind": "daemon_lost", "message": "m"});

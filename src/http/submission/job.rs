@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde_json::Value;
 
-use super::{missing, python_kind, unsupported};
+use super::{handler_kind, http_kind, missing, python_kind, unsupported};
 use crate::{
     http::{
+        Config,
         fields::{Fields, invalid, texts},
         json::join,
         nearest,
@@ -34,7 +35,7 @@ pub(in crate::http) const SCRIPT: [&str; 7] =
 /// and nothing ends by the second.
 pub(super) const STOP_SIGNALS: [&str; 8] = ["TERM", "INT", "HUP", "QUIT", "ABRT", "USR1", "USR2", "WINCH"];
 
-pub(super) fn read_job(job: Value) -> Result<Job, Problem> {
+pub(super) fn read_job(job: Value, config: &Config) -> Result<Job, Problem> {
     let one = || {
         let detail =
             "`job` must have exactly one key, the kind of job, as in {\"command\": [\"echo\", \"hi\"]}";
@@ -47,9 +48,8 @@ pub(super) fn read_job(job: Value) -> Result<Job, Problem> {
         "command" => Ok(Job::Command(read_command(value)?)),
         "script" => Ok(Job::Script(read_script(value)?)),
         "python" => Ok(Job::Python(python_kind::read(value)?)),
-        "http" | "handler" => {
-            Err(unsupported(&format!("job.{kind}"), "submit a `command`, a `script` or a `python` job"))
-        }
+        "http" => Ok(Job::Http(http_kind::read(value)?)),
+        "handler" => Ok(Job::Handler(handler_kind::read(value, &config.handlers)?)),
         other => Err(Problem::new(Kind::UnknownField, nearest::unknown("kind of job", other, &KINDS))
             .field(join("job", other))
             .allowed(KINDS)),
@@ -206,10 +206,12 @@ pub(super) fn fits(spec: &Spec) -> Result<(), Problem> {
         Job::Script(script) => (&script.args, "job.script"),
         // Its arguments come in a file.
         Job::Python(_) => (&[], "job.python"),
+        // Nothing is executed.
+        Job::Http(_) | Job::Handler(_) => return Ok(()),
     };
-    let env = &spec.job.process().env;
+    let env = spec.job.process().map(|process| &process.env).into_iter().flatten();
     let strings = arguments.iter().map(|argument| argument.len() + 1);
-    let variables = env.iter().chain(&spec.context).map(|(name, value)| name.len() + value.len() + 2);
+    let variables = env.chain(&spec.context).map(|(name, value)| name.len() + value.len() + 2);
     let total: usize = strings.chain(variables).map(|length| length + POINTER).sum();
     if total + EXEC_RESERVE >= MAX_EXEC {
         return Err(invalid(
@@ -226,6 +228,7 @@ pub(in crate::http) fn user(spec: &Spec) -> Option<(&str, &'static str)> {
         Job::Command(command) => command.process.user.as_deref().map(|user| (user, "job.command.user")),
         Job::Script(script) => script.process.user.as_deref().map(|user| (user, "job.script.user")),
         Job::Python(python) => python.process.user.as_deref().map(|user| (user, "job.python.user")),
+        Job::Http(_) | Job::Handler(_) => None,
     }
 }
 

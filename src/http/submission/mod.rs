@@ -1,5 +1,7 @@
 //! What a client may submit, and the one place where it becomes a [`Spec`].
 
+pub(super) mod handler_kind;
+pub(super) mod http_kind;
 pub(super) mod job;
 pub(super) mod python_kind;
 
@@ -51,7 +53,7 @@ pub(super) fn spec(body: Value, config: &Config) -> Result<Arc<Spec>, Problem> {
     let job = fields
         .value("job")
         .ok_or_else(|| missing("job", r#"say what to do, as in {"job": {"command": ["echo", "hi"]}}"#))?;
-    let job = job::read_job(job)?;
+    let job = job::read_job(job, config)?;
     let spec = Spec {
         name: fields.text("name")?,
         queue: fields.text("queue")?.unwrap_or_else(|| Spec::DEFAULT_QUEUE.to_owned()),

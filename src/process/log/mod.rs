@@ -16,7 +16,7 @@ mod reader;
 mod writer;
 
 pub use reader::{Frame, Item, LogReader, TailStart, tail};
-pub(super) use writer::LogWriter;
+pub(crate) use writer::LogWriter;
 
 /// Which of the job's two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,7 +31,7 @@ pub enum Stream {
 pub(super) const HEADER_BYTES: usize = 16;
 
 /// The most data in a frame, in bytes: one read. 64 KiB is a whole pipe at its default size.
-pub(super) const FRAME_DATA_LIMIT: usize = 64 << 10;
+pub(crate) const FRAME_DATA_LIMIT: usize = 64 << 10;
 
 const SEGMENT_PREFIX: &str = "output.";
 const SEGMENT_DIGITS: usize = 20;
@@ -151,6 +151,33 @@ mod tests {
         assert_eq!(frames.last().map(|frame| frame.at), Some(39));
         let kept: u64 = frames[1..].iter().map(|frame| frame.bytes.len() as u64).sum();
         assert_eq!(log.dropped() + kept, 39 * 50);
+    }
+
+    #[test]
+    fn a_log_that_rests_goes_on_in_its_file_until_that_is_full() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = LogWriter::new(dir.path().to_owned(), 60, 1 << 20);
+        for number in 0..6 {
+            log.append(Stream::Stdout, number, &[b'a'; 20]);
+            assert!(log.is_open());
+            log.rest();
+            assert!(!log.is_open());
+        }
+        let (frames, _) = read(&mut LogReader::new(dir.path(), 0));
+        assert_eq!(frames.len(), 6);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "two frames to a file");
+        // A file that was deleted meanwhile costs what is written next, not what comes after.
+        for file in fs::read_dir(dir.path()).unwrap() {
+            fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        let mut log = LogWriter::new(dir.path().to_owned(), 1000, 1 << 20);
+        log.append(Stream::Stdout, 1, b"first");
+        log.rest();
+        fs::remove_file(dir.path().join(segment_name(0))).unwrap();
+        log.append(Stream::Stdout, 2, b"lost");
+        log.append(Stream::Stdout, 3, b"third");
+        assert_eq!(log.dropped(), 4);
+        assert_eq!(read(&mut LogReader::new(dir.path(), 0)).0.len(), 1);
     }
 
     #[test]
