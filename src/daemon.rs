@@ -22,9 +22,9 @@ use tokio::{
 use crate::{
     http,
     job::{EventKind, Record, RunnerId},
-    kinds::{self, Environment, Fleet},
+    kinds::{self, Environment, Fleet, Handover},
     process::{
-        self, KeeperLink, KeeperSetup,
+        self, KeeperLink, KeeperSetup, Permits,
         containment::{self, Tier},
         spool::{self, Found},
     },
@@ -156,6 +156,8 @@ fn start(flags: &Flags, on_runtime: impl FnOnce(&Handle)) -> Result<Code, StartE
     if settings.require_cgroup && !matches!(tier, Tier::Cgroup { .. }) {
         return Err(StartError::Containment(why.unwrap_or_default()));
     }
+    let permits =
+        Permits::of_this_process(process::hand_on(&tier)).map_err(system("what this process may do"))?;
     let keeper = process::fork_keeper(KeeperSetup { children_lock, tier: tier.clone() })
         .map_err(|error| StartError::System { what: "the keeper", error: io::Error::other(error) })?;
 
@@ -172,7 +174,7 @@ fn start(flags: &Flags, on_runtime: impl FnOnce(&Handle)) -> Result<Code, StartE
     let readers = Readers::start(&state.database())
         .map_err(|error| StartError::Store { path: state.database(), error })?;
 
-    let shared = kinds_shared(&settings, &state);
+    let shared = kinds_shared(&settings, &state).map_err(system("what an earlier daemon's jobs left"))?;
     let core = CoreThread::start(move |ready| {
         supervise(Supervised { recovered, keeper, shared, readers, urgent, urgent_sender }, ready)
     })
@@ -184,7 +186,11 @@ fn start(flags: &Flags, on_runtime: impl FnOnce(&Handle)) -> Result<Code, StartE
             hosts: settings.allowed_hosts.clone(),
             uid: nix::unistd::geteuid().as_raw(),
         },
-        config: http::Config { max_body: settings.max_body_bytes, drain_timeout: settings.drain_timeout },
+        config: http::Config {
+            max_body: settings.max_body_bytes,
+            drain_timeout: settings.drain_timeout,
+            permits,
+        },
         info: info(&settings, &tier, why, &boot_id, started),
     };
     let runtime = Builder::new_multi_thread()
@@ -447,7 +453,7 @@ fn evidence(logs: &std::path::Path, boot_id: &str, record: &Record) -> Evidence 
         // After a power loss the directory's absence proves nothing: it was never synced.
         Ok(Found::NeverStarted) if attempt.boot_id == boot_id => Evidence::NotExecuted,
         Ok(Found::NeverStarted | Found::Unknown) => Evidence::Unknown,
-        Ok(Found::Ended(spooled)) => Evidence::Ended(kinds::end_of_spooled(&spooled)),
+        Ok(Found::Ended(spooled)) => Evidence::Ended(kinds::end_of_spooled(&spooled, &record.spec.job)),
         Err(error) => {
             tracing::warn!(runner = %record.id, %error, "what a shim left can't be read");
             Evidence::Unknown
@@ -520,6 +526,7 @@ fn boot_id() -> io::Result<String> {
 struct KindsShared {
     environment: Environment,
     log_root: PathBuf,
+    handover: Handover,
     segment_bytes: u64,
     max_log_bytes: u64,
 }
@@ -530,19 +537,29 @@ impl KindsShared {
             launcher,
             environment: self.environment,
             log_root: self.log_root,
+            handover: self.handover,
             segment_bytes: self.segment_bytes,
             max_log_bytes: self.max_log_bytes,
         }
     }
 }
 
-fn kinds_shared(settings: &Settings, state: &StateDir) -> KindsShared {
-    KindsShared {
+fn kinds_shared(settings: &Settings, state: &StateDir) -> io::Result<KindsShared> {
+    Ok(KindsShared {
         environment: Environment::inherit(),
         log_root: state.logs(),
+        handover: Handover::take_over(handover_dir(instance(state)))?,
         segment_bytes: settings.segment_bytes,
         max_log_bytes: settings.max_bytes_per_attempt,
-    }
+    })
+}
+
+/// Where jobs of other users find their files. Only root has such jobs, so `/run` is open to it: nobody else may write
+/// there, and it is empty after a boot.
+fn handover_dir(instance: u32) -> PathBuf {
+    let given = std::env::var_os("RUNTIME_DIRECTORY").and_then(|dirs| std::env::split_paths(&dirs).next());
+    let above = given.filter(|dir| dir.is_absolute()).unwrap_or_else(|| PathBuf::from("/run"));
+    above.join(format!("runward-{instance:08x}"))
 }
 
 fn info(

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::supervisor::core::Limits;
+use crate::{process::Permits, supervisor::core::Limits};
 
 /// Limits and defaults of the control plane.
 #[derive(Clone, Debug)]
@@ -13,11 +13,13 @@ pub struct Config {
     pub max_body: usize,
     /// The drain timeout of a job that sets none.
     pub drain_timeout: Duration,
+    /// What the daemon may do for its jobs.
+    pub permits: Permits,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_body: 1 << 20, drain_timeout: Duration::from_secs(300) }
+        Self { max_body: 1 << 20, drain_timeout: Duration::from_secs(300), permits: Permits::default() }
     }
 }
 

@@ -78,6 +78,8 @@ kinds! {
     InvalidField = "invalid-field", UNPROCESSABLE_ENTITY, "A field is not valid";
     /// A field or a kind of job of the contract that this version does not carry out.
     Unsupported = "unsupported", UNPROCESSABLE_ENTITY, "Not supported by this version";
+    /// A limit that this machine, or the place that the daemon has on it, does not offer.
+    Unavailable = "unavailable", UNPROCESSABLE_ENTITY, "Not to be had on this machine";
     /// A query parameter that the route does not know.
     UnknownParameter = "unknown-parameter", BAD_REQUEST, "Unknown query parameter";
     /// A query parameter has a value that it can't have.
@@ -150,6 +152,7 @@ impl Kind {
             | Self::MissingField
             | Self::InvalidField
             | Self::Unsupported
+            | Self::Unavailable
             | Self::UnknownParameter
             | Self::InvalidParameter
             | Self::InvalidHeader

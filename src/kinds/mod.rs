@@ -3,7 +3,9 @@
 //! A process job's main task only exchanges messages with its shim, so these Runners share the supervisor's
 //! own loop and can't block it.
 
+mod ending;
 mod environment;
+mod handover;
 mod process;
 mod script;
 
@@ -15,8 +17,9 @@ use tokio::{
     task::JoinSet,
 };
 
+pub use ending::end_of_spooled;
 pub use environment::Environment;
-pub use process::end_of_spooled;
+pub use handover::Handover;
 
 use crate::{
     job::{AttemptKey, Drain, Failure, Record},
@@ -34,6 +37,8 @@ pub struct Shared {
     pub environment: Environment,
     /// Where output goes.
     pub log_root: PathBuf,
+    /// Where files for jobs of other users are.
+    pub handover: Handover,
     /// The size of a file of output, bytes.
     pub segment_bytes: u64,
     /// All output of an attempt that is kept, bytes.

@@ -15,7 +15,7 @@ pub(in crate::supervisor) fn verdict(record: &Record, end: &End) -> Outcome {
         Some(receipt) if receipt.forced => Outcome::Killed,
         Some(_) => Outcome::Cancelled,
         None => match (end.exit, &end.error) {
-            (Some(Exit::Code(0)), None) => Outcome::Succeeded,
+            (Some(Exit::Code(code)), None) if record.spec.job.process().succeeds_with(code) => Outcome::Succeeded,
             (Some(Exit::Code(_) | Exit::Signal(_)) | None, _) => Outcome::Failed,
         },
     }
