@@ -296,12 +296,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::http::{Config, submission};
+    use crate::{
+        http::{Config, submission},
+        process::LimitSupport,
+    };
 
     fn read(options: &Value) -> Result<std::sync::Arc<Spec>, Problem> {
         let mut command = options.clone();
         command["argv"] = json!(["true"]);
-        submission::spec(json!({"job": {"command": command}}), &Config::default())
+        let mut permits = Permits::default();
+        permits.limits = LimitSupport { memory: Ok(()), cpu: Ok(()), pids: Ok(()) };
+        submission::spec(json!({"job": {"command": command}}), &Config { permits, ..Config::default() })
     }
 
     #[test]
