@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use nix::libc::{E2BIG, EACCES, EEXIST, ENOENT, ENOEXEC, EPERM, SIGXCPU};
-use runward::process::{Ending, LaunchError, RLimit, Resource, ShimEvent, Stage, StartFailure, User};
+use nix::libc::{E2BIG, EACCES, EEXIST, ENOENT, ENOEXEC, EOPNOTSUPP, EPERM, SIGKILL, SIGTERM, SIGXCPU};
+use runward::process::containment::Tier;
+use runward::process::{
+    Ending, LaunchError, RLimit, Resource, ShimEvent, Stage, StartFailure, TreeLimits, User,
+};
 use rustix::process::{Pid, Rlimit, getrlimit, prlimit};
 
-use crate::world::{World, children_of, event, eventually, output, text};
+use crate::world::{World, children_of, event, eventually, finish, output, text};
 
 pub(crate) async fn case_08_inherited_dispositions(world: &World) {
     let job = world.job(&["cat", "/proc/self/status"]);
@@ -280,4 +283,41 @@ pub(crate) async fn limits_are_the_jobs(world: &World) {
     let seen =
         String::from_utf8(output(&job.1.dir, Some(runward::process::log::Stream::Stdout))).expect("text");
     assert_eq!(seen, "17\n0\n0077\n5\n/tmp\n");
+}
+
+pub(crate) async fn case_14_who_killed_it(world: &World) {
+    let report = world.run(&world.script("kill -9 $$")).await;
+    assert_eq!((report.ending, report.asked, report.oom), (Ending::Signal(SIGKILL), false, None));
+    // What is left when the main process ends is killed by us, which does not make its own end ours.
+    let report = world.run(&world.script("(setsid sleep 600 &); kill -9 $$")).await;
+    assert_eq!((report.ending, report.asked), (Ending::Signal(SIGKILL), false));
+
+    let (mut shim, _pid) = world.start(&world.job(&["sleep", "600"])).await;
+    shim.kill().await.expect("kill");
+    let report = finish(&mut shim).await;
+    assert_eq!((report.ending, report.asked), (Ending::Signal(SIGKILL), true));
+    let (mut shim, _pid) = world.start(&world.job(&["sleep", "600"])).await;
+    shim.signal(SIGTERM).await.expect("signal");
+    assert!(finish(&mut shim).await.asked);
+}
+
+/// The world hands no controllers on, so these never hold here: nothing starts without them.
+pub(crate) async fn limits_of_a_tree_hold_or_it_does_not_start(world: &World) {
+    let none = TreeLimits::default();
+    for limits in [
+        TreeLimits { memory: Some(64 << 20), ..none },
+        TreeLimits { cpu: Some(50_000), ..none },
+        TreeLimits { pids: Some(10), ..none },
+    ] {
+        let (attempt, mut spec) = world.script("echo ran");
+        spec.limits = limits;
+        let refused = world.launcher().launch(attempt, &spec).await.expect_err("refused");
+        let errno = match &world.tier {
+            Tier::Cgroup { .. } => ENOENT,
+            Tier::Subreaper => EOPNOTSUPP,
+        };
+        let LaunchError::Prepare { stage, errno: said } = refused else { panic!("{refused:?}") };
+        assert_eq!((stage, said), (Stage::Limits, errno), "{limits:?}");
+        assert!(!spec.dir.exists(), "it never went");
+    }
 }
