@@ -80,7 +80,7 @@ enum CommandToRun {
     /// The program and its arguments.
     Short(Vec<String>),
     /// The same and more.
-    Long(CommandForm),
+    Long(Box<CommandForm>),
 }
 
 /// A program, executed without a shell.
@@ -128,7 +128,7 @@ enum ScriptToRun {
     /// The script itself.
     Short(String),
     /// The same and more.
-    Long(ScriptForm),
+    Long(Box<ScriptForm>),
 }
 
 /// A script. Its `#!` line chooses the interpreter; without one it is `/bin/sh`.
