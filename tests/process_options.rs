@@ -108,7 +108,7 @@ fn a_script_runs_as_another_user_though_the_state_directory_is_closed() {
     let token = daemon.state_dir().join("token");
     let source = format!(
         "id -un\nid -gn\ncat <<'END' | tr a-z A-Z\nmany lines\nEND\necho \"$1:$2\"\ncat \"$0\" | head -1\n\
-         cat {} 2>/dev/null || echo closed\nls /proc/$$/fd | tr '\\n' ' '\nstat -c '%U %a' \"$0\"\necho \"$0\"\n",
+         cat {} 2>/dev/null || echo closed\nstat -c '%U %a' \"$0\"\necho \"$0\"\nls /proc/$$/fd\n",
         token.display()
     );
     let script = json!({"source": source, "args": ["one", "two words"], "user": "daemon", "stdin": "unread"});
@@ -116,10 +116,9 @@ fn a_script_runs_as_another_user_though_the_state_directory_is_closed() {
     let lines: Vec<_> = output.lines().collect();
     let expected = ["daemon", "daemon", "MANY LINES", "one:two words", "id -un", "closed"];
     assert_eq!(lines[..6], expected, "{runner}");
+    assert_eq!(lines[6], "daemon 400", "nobody else reads it");
     // The shell itself holds its script open, at a number above 9; nothing else is there but the standard streams.
-    let (fds, own) = lines[6].rsplit_once(' ').expect("descriptors and an owner");
-    assert_eq!(own, "400", "nobody else reads it");
-    let mut fds: Vec<i32> = fds.split_whitespace().filter_map(|fd| fd.parse().ok()).collect();
+    let mut fds: Vec<i32> = lines[8..].iter().filter_map(|fd| fd.parse().ok()).collect();
     fds.sort_unstable();
     assert_eq!(fds[..3], [0, 1, 2]);
     assert!(fds[3..].iter().all(|fd| *fd >= 10), "{fds:?}");
@@ -207,12 +206,11 @@ fn exit_codes_that_count_as_success_are_the_jobs_to_say() {
 #[test]
 fn an_exit_that_is_adopted_after_a_crash_is_judged_by_the_same_codes() {
     let mut daemon = Setup::new().start();
-    // It ends by itself, though only when its daemon is gone: the shim's kill comes too late for it.
     let source = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done";
     let [script, _] = both(source, &json!({"success_exit_codes": [3]}));
     let runner = daemon.submit(json!({"job": script, "cancel_grace": "60s"}));
     daemon.output_with(&runner, "ready");
-    let pid = attempt(&daemon.runner(&runner))["pid"].as_i64().expect("a pid");
+    let pid = attempt(&daemon.running(&runner))["pid"].as_i64().expect("a pid");
     // The daemon stands still while the job ends, and dies before it has heard of it.
     daemon.signal(Signal::SIGSTOP);
     let main = Pid::from_raw(i32::try_from(pid).expect("a pid"));

@@ -183,7 +183,7 @@ pub(crate) enum Exit {
 /// Why an attempt failed.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Failure {
-    /// A stable word, such as `start_failed`.
+    /// A stable word: `start_failed`, `oom`, `killed_by_other`, `shim_lost`, `daemon_lost`, …
     kind: String,
     /// A sentence for people.
     message: String,
