@@ -89,12 +89,15 @@ fn case_06_a_recorded_number_that_another_process_has_by_now_is_never_signalled(
         let main = pid(&daemon.running(&runner));
         let (keeper, shim) = (daemon.keeper(), parent(main));
         assert!(children(keeper).contains(&shim));
-        // Nobody restarts it before the number has another owner.
-        daemon.signal(Signal::SIGKILL);
         if all {
-            for process in [keeper, shim] {
-                kill(Pid::from_raw(process), Signal::SIGKILL).expect("it is there");
+            // Standing still first, so that none can do for the others what they are for.
+            for end in [Signal::SIGSTOP, Signal::SIGKILL] {
+                for process in [daemon.pid(), keeper, shim] {
+                    kill(Pid::from_raw(process), end).expect("it is there");
+                }
             }
+        } else {
+            daemon.signal(Signal::SIGKILL);
         }
         until("the job is dead", || processes_of(&runner).is_empty());
         if all {
