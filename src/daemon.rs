@@ -23,9 +23,9 @@ use tokio::{
 use crate::{
     http,
     job::{EventKind, Record, RunnerId},
-    kinds::{self, Environment, Fleet, Handlers, HttpRules, Inside},
+    kinds::{self, Environment, Fleet, Handlers, Handover, HttpRules, Inside},
     process::{
-        self, KeeperLink, KeeperSetup,
+        self, KeeperLink, KeeperSetup, Permits,
         containment::{self, Tier},
         spool::{self, Found},
     },
@@ -196,6 +196,8 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
     if settings.require_cgroup && !matches!(tier, Tier::Cgroup { .. }) {
         return Err(StartError::Containment(why.unwrap_or_default()));
     }
+    let permits =
+        Permits::of_this_process(process::hand_on(&tier)).map_err(system("what this process may do"))?;
     let keeper = process::fork_keeper(KeeperSetup { children_lock, tier: tier.clone() })
         .map_err(|error| StartError::System { what: "the keeper", error: io::Error::other(error) })?;
 
@@ -218,7 +220,7 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
     let names = handlers.names().into_iter().map(str::to_owned).collect();
     let inside = inside(jobs.handle(), handlers, &settings, &state, &listeners)
         .map_err(system("the writer of output"))?;
-    let shared = kinds_shared(&settings, &state);
+    let shared = kinds_shared(&settings, &state).map_err(system("what an earlier daemon's jobs left"))?;
     let core = CoreThread::start(move |ready| {
         supervise(Supervised { recovered, keeper, shared, inside, readers, urgent, urgent_sender }, ready)
     })
@@ -234,6 +236,7 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
             max_body: settings.max_body_bytes,
             drain_timeout: settings.drain_timeout,
             handlers: names,
+            permits,
         },
         info: info(&settings, &tier, why, &boot_id, started),
     };
@@ -506,7 +509,7 @@ fn evidence(logs: &std::path::Path, boot_id: &str, record: &Record) -> Evidence 
         // After a power loss the directory's absence proves nothing: it was never synced.
         Ok(Found::NeverStarted) if attempt.boot_id == boot_id => Evidence::NotExecuted,
         Ok(Found::NeverStarted | Found::Unknown) => Evidence::Unknown,
-        Ok(Found::Ended(spooled)) => Evidence::Ended(kinds::end_of_spooled(&spooled)),
+        Ok(Found::Ended(spooled)) => Evidence::Ended(kinds::end_of_spooled(&spooled, record.job())),
         Err(error) => {
             tracing::warn!(runner = %record.id, %error, "what a shim left can't be read");
             Evidence::Unknown
@@ -580,6 +583,7 @@ fn boot_id() -> io::Result<String> {
 struct KindsShared {
     environment: Environment,
     log_root: PathBuf,
+    handover: Handover,
     segment_bytes: u64,
     max_log_bytes: u64,
 }
@@ -590,19 +594,29 @@ impl KindsShared {
             launcher,
             environment: self.environment,
             log_root: self.log_root,
+            handover: self.handover,
             segment_bytes: self.segment_bytes,
             max_log_bytes: self.max_log_bytes,
         }
     }
 }
 
-fn kinds_shared(settings: &Settings, state: &StateDir) -> KindsShared {
-    KindsShared {
+fn kinds_shared(settings: &Settings, state: &StateDir) -> io::Result<KindsShared> {
+    Ok(KindsShared {
         environment: Environment::inherit(),
         log_root: state.logs(),
+        handover: Handover::take_over(handover_dir(instance(state)))?,
         segment_bytes: settings.segment_bytes,
         max_log_bytes: settings.max_bytes_per_attempt,
-    }
+    })
+}
+
+/// Where jobs of other users find their files. Only root has such jobs, so `/run` is open to it: nobody else may write
+/// there, and it is empty after a boot.
+fn handover_dir(instance: u32) -> PathBuf {
+    let given = std::env::var_os("RUNTIME_DIRECTORY").and_then(|dirs| std::env::split_paths(&dirs).next());
+    let above = given.filter(|dir| dir.is_absolute()).unwrap_or_else(|| PathBuf::from("/run"));
+    above.join(format!("runward-{instance:08x}"))
 }
 
 fn inside(

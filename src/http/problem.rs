@@ -80,6 +80,8 @@ kinds! {
     Unsupported = "unsupported", UNPROCESSABLE_ENTITY, "Not supported by this version";
     /// A job names a handler that this daemon does not have: `allowed` lists those it has.
     UnknownHandler = "unknown-handler", UNPROCESSABLE_ENTITY, "No such handler";
+    /// A limit that this machine, or the place that the daemon has on it, does not offer.
+    Unavailable = "unavailable", UNPROCESSABLE_ENTITY, "Not to be had on this machine";
     /// A query parameter that the route does not know.
     UnknownParameter = "unknown-parameter", BAD_REQUEST, "Unknown query parameter";
     /// A query parameter has a value that it can't have.
@@ -157,6 +159,7 @@ impl Kind {
             | Self::InvalidField
             | Self::Unsupported
             | Self::UnknownHandler
+            | Self::Unavailable
             | Self::UnknownParameter
             | Self::InvalidParameter
             | Self::InvalidHeader

@@ -4,11 +4,13 @@
 //! own loop and can't block it. The main task of an in-process job is somebody's code: it runs on a loop that all of
 //! them share, and only the code that waits for it is on the supervisor's: what blocks there can still be recorded.
 
+mod ending;
 mod environment;
 mod handler;
 mod http;
 mod inside;
 mod output;
+mod handover;
 mod process;
 mod script;
 
@@ -31,14 +33,15 @@ use tokio::{
     time::sleep,
 };
 
+pub use ending::end_of_spooled;
 pub use environment::Environment;
 pub use handler::{Call, HandlerError, HandlerResult, Handlers};
 pub use http::HttpRules;
 pub use inside::Inside;
 pub use output::Outputs;
-pub use process::end_of_spooled;
 use output::Output;
 use process::Stopped;
+pub use handover::Handover;
 
 use crate::{
     job::{AttemptKey, ContextValue, Drain, Failure, Record, RunnerId, SharedContext},
@@ -56,6 +59,8 @@ pub struct Shared {
     pub environment: Environment,
     /// Where output goes.
     pub log_root: PathBuf,
+    /// Where files for jobs of other users are.
+    pub handover: Handover,
     /// The size of a file of output, bytes.
     pub segment_bytes: u64,
     /// All output of an attempt that is kept, bytes.

@@ -2,6 +2,7 @@
 
 mod event;
 mod event_loop;
+mod limits;
 mod runner;
 mod submission;
 

@@ -163,10 +163,12 @@ async fn read_spec(
         Format::Shell => shell(&body, query)?,
     };
     let spec = submission::spec(value, config)?;
-    let Some((user, path)) = submission::user(&spec) else { return Ok(spec) };
-    let (user, daemon) = (user.to_owned(), nix::unistd::Uid::from_raw(shared.api.access.uid));
-    let checked = tokio::task::spawn_blocking(move || submission::check_user(&user, path, daemon)).await;
-    checked.map_err(|_| fields::invalid(path, "the name of a user of this machine"))??;
+    if !submission::names_identity(&spec.job) {
+        return Ok(spec);
+    }
+    let (named, daemon) = (Arc::clone(&spec), nix::unistd::Uid::from_raw(shared.api.access.uid));
+    let checked = tokio::task::spawn_blocking(move || submission::check_identity(&named.job, daemon)).await;
+    checked.map_err(|_| fields::invalid("job", "of users and groups of this machine"))??;
     Ok(spec)
 }
 

@@ -3,6 +3,7 @@
 pub(super) mod handler_kind;
 pub(super) mod http_kind;
 pub(super) mod job;
+pub(super) mod process;
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use super::{
     problem::{Kind, Problem},
 };
 use crate::job::{OnLost, Spec};
-pub(super) use job::{check_user, user};
+pub(super) use process::{check_identity, names_identity};
 
 /// Names are for people and for lists: long enough for any, short enough for a line.
 const MAX_NAME: usize = 255;
@@ -66,6 +67,7 @@ pub(super) fn spec(body: Value, config: &Config) -> Result<Arc<Spec>, Problem> {
         ..Spec::new(job, fields.duration("drain_timeout")?.unwrap_or(config.drain_timeout))
     };
     check(&spec)?;
+    process::check_permits(&spec.job, &config.permits)?;
     Ok(Arc::new(spec))
 }
 
@@ -202,9 +204,9 @@ mod tests {
             (json!({"job": {"comand": ["a"]}}), Kind::UnknownField, "job.comand"),
             (json!({"job": {"python": {}}}), Kind::Unsupported, "job.python"),
             (
-                json!({"job": {"script": {"source": "a", "user": "daemon"}}}),
-                Kind::Unsupported,
-                "job.script.user",
+                json!({"job": {"script": {"source": "a", "limits": {"pids": 5}}}}),
+                Kind::Unavailable,
+                "job.script.limits.pids",
             ),
             (json!({"job": {"command": []}}), Kind::InvalidField, "job.command"),
             (json!({"job": {"command": "ls"}}), Kind::InvalidField, "job.command"),
@@ -309,15 +311,5 @@ mod tests {
     fn a_misspelt_field_is_guessed() {
         let (_, _, detail) = fault(json!({"job": {"command": ["true"]}, "tiemout": 1}));
         assert!(detail.contains("did you mean \"timeout\"?"), "{detail}");
-    }
-
-    #[test]
-    fn users_are_checked() {
-        let me = nix::unistd::User::from_uid(nix::unistd::geteuid()).expect("readable").expect("known");
-        let root = nix::unistd::Uid::from_raw(0);
-        assert!(check_user(&me.name, "u", me.uid).is_ok());
-        assert_eq!(check_user("no such user", "u", root).expect_err("unknown").at(), Some("u"));
-        assert!(check_user("root", "u", nix::unistd::Uid::from_raw(12_345)).is_err());
-        assert!(check_user("daemon", "u", root).is_ok());
     }
 }
