@@ -163,11 +163,11 @@ async fn read_spec(
         Format::Shell => shell(&body, query)?,
     };
     let spec = submission::spec(value, config)?;
-    if !submission::names_identity(&spec) {
+    if !submission::names_identity(&spec.job) {
         return Ok(spec);
     }
     let (named, daemon) = (Arc::clone(&spec), nix::unistd::Uid::from_raw(shared.api.access.uid));
-    let checked = tokio::task::spawn_blocking(move || submission::check_identity(&named, daemon)).await;
+    let checked = tokio::task::spawn_blocking(move || submission::check_identity(&named.job, daemon)).await;
     checked.map_err(|_| fields::invalid("job", "of users and groups of this machine"))??;
     Ok(spec)
 }

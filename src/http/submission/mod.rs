@@ -65,7 +65,7 @@ pub(super) fn spec(body: Value, config: &Config) -> Result<Arc<Spec>, Problem> {
         debug: fields.flag("debug")?,
     };
     check(&spec)?;
-    process::check_permits(&spec, &config.permits)?;
+    process::check_permits(&spec.job, &config.permits)?;
     Ok(Arc::new(spec))
 }
 

@@ -16,7 +16,7 @@ use crate::{
         nearest,
         problem::{Kind, Problem},
     },
-    job::{Bound, Controller, Job, Limits, Process, Resource, Rlimit, Rlimits, Spec},
+    job::{Bound, Controller, Job, Limits, Process, Resource, Rlimit, Rlimits},
     process::{self, Permits},
 };
 
@@ -186,8 +186,8 @@ fn base(job: &Job) -> &'static str {
 ///
 /// # Errors
 /// A [`Problem`] that names the field and what it would take.
-pub(in crate::http) fn check_permits(spec: &Spec, permits: &Permits) -> Result<(), Problem> {
-    let (process, base) = (spec.job.process(), base(&spec.job));
+pub(in crate::http) fn check_permits(job: &Job, permits: &Permits) -> Result<(), Problem> {
+    let (process, base) = (job.process(), base(job));
     if process.nice.is_some_and(|nice| nice < permits.lowest_nice) {
         let lowest = permits.lowest_nice;
         return Err(invalid(
@@ -243,8 +243,8 @@ fn in_kernel(resource: Resource) -> process::Resource {
 }
 
 /// Whether [`check_identity`] has anything to look up.
-pub(in crate::http) fn names_identity(spec: &Spec) -> bool {
-    let Process { user, group, .. } = spec.job.process();
+pub(in crate::http) fn names_identity(job: &Job) -> bool {
+    let Process { user, group, .. } = job.process();
     user.is_some() || group.is_some()
 }
 
@@ -253,8 +253,8 @@ pub(in crate::http) fn names_identity(spec: &Spec) -> bool {
 ///
 /// # Errors
 /// A [`Problem`]: there is no such user or group, or the daemon may not switch.
-pub(in crate::http) fn check_identity(spec: &Spec, daemon: Uid) -> Result<(), Problem> {
-    let (Process { user, group, .. }, base) = (spec.job.process(), base(&spec.job));
+pub(in crate::http) fn check_identity(job: &Job, daemon: Uid) -> Result<(), Problem> {
+    let (Process { user, group, .. }, base) = (job.process(), base(job));
     if let Some(name) = user {
         let path = join(base, "user");
         let uid = known(User::from_name(name).map(|user| user.map(|user| user.uid)), "user", name, &path)?;
@@ -298,10 +298,11 @@ mod tests {
     use super::*;
     use crate::{
         http::{Config, submission},
+        job,
         process::LimitSupport,
     };
 
-    fn read(options: &Value) -> Result<std::sync::Arc<Spec>, Problem> {
+    fn read(options: &Value) -> Result<std::sync::Arc<job::Spec>, Problem> {
         let mut command = options.clone();
         command["argv"] = json!(["true"]);
         let mut permits = Permits::default();
@@ -385,7 +386,7 @@ mod tests {
             (json!({"limits": {"pids": 1, "memory": "1G"}}), Some((Kind::Unavailable, "limits.memory", why))),
             (json!({"limits": {"pids": 1}}), None),
         ] {
-            let checked = check_permits(&read(&options).expect("valid"), &permits);
+            let checked = check_permits(&read(&options).expect("valid").job, &permits);
             match (checked, refused) {
                 (Ok(()), None) => {}
                 (Err(problem), Some((kind, field, text))) => {
@@ -412,7 +413,7 @@ mod tests {
             (json!({"group": "no such group"}), root, Some("job.command.group")),
             (json!({"group": "daemon"}), other, Some("job.command.group")),
         ] {
-            let checked = check_identity(&read(&options).expect("valid"), daemon);
+            let checked = check_identity(&read(&options).expect("valid").job, daemon);
             assert_eq!(checked.err().as_ref().and_then(Problem::at), refused, "{options}");
         }
     }
