@@ -300,10 +300,11 @@ mod tests {
     use crate::job::Spec;
     use crate::{
         http::{Config, submission},
+        job,
         process::LimitSupport,
     };
 
-    fn read(options: &Value) -> Result<std::sync::Arc<Spec>, Problem> {
+    fn read(options: &Value) -> Result<std::sync::Arc<job::Spec>, Problem> {
         let mut command = options.clone();
         command["argv"] = json!(["true"]);
         let mut permits = Permits::default();
@@ -319,7 +320,7 @@ mod tests {
             "limits": {"memory": "512M", "cpu": 1.5, "pids": 64},
         }))
         .expect("valid");
-        let process = spec.job.process();
+        let process = spec.job.process().expect("a process");
         assert_eq!((process.umask.as_deref(), process.nice), (Some("0027"), Some(19)));
         assert_eq!((process.group.as_deref(), &process.success_exit_codes[..]), (Some("daemon"), &[0, 3][..]));
         let both = |number| Rlimit { soft: Bound::Number(number), hard: Bound::Number(number) };
