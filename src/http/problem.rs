@@ -102,6 +102,10 @@ kinds! {
     RunnerNotFound = "runner-not-found", NOT_FOUND, "No such runner";
     /// The Runner has no such run or attempt.
     AttemptNotFound = "attempt-not-found", NOT_FOUND, "No such run or attempt";
+    /// The shared context has no such variable.
+    VariableNotFound = "variable-not-found", NOT_FOUND, "No such variable";
+    /// The shared context has as many variables, or as large ones, as it may have.
+    ContextFull = "context-full", CONFLICT, "The shared context is full";
     /// The route exists, but not with this method: `Allow` has those it takes.
     MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "Method not allowed";
     /// The body did not arrive in time.
@@ -164,6 +168,8 @@ impl Kind {
             | Self::RouteNotFound
             | Self::RunnerNotFound
             | Self::AttemptNotFound
+            | Self::VariableNotFound
+            | Self::ContextFull
             | Self::MethodNotAllowed
             | Self::RequestTimeout
             | Self::RunnerClosed

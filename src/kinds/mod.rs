@@ -11,9 +11,10 @@ mod inside;
 mod output;
 mod process;
 mod script;
+mod variables;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     future::{pending, poll_fn},
     path::PathBuf,
     pin::pin,
@@ -30,15 +31,18 @@ use tokio::{
 
 pub use environment::Environment;
 pub use handler::{Call, HandlerError, HandlerResult, Handlers};
-pub use http::HttpRules;
+pub use http::{Client as HttpClient, HttpRules};
 pub use inside::Inside;
 pub use output::Outputs;
 pub use process::end_of_spooled;
 use output::Output;
 use process::Stopped;
+pub use variables::Variables;
+use variables::Context;
 
 use crate::{
-    job::{AttemptKey, ContextValue, Drain, Failure, Record, RunnerId, SharedContext},
+    secrets::Vault,
+    job::{AttemptKey, Drain, Failure, Record, RunnerId, SharedContext},
     process::Launcher,
     runner::{AsyncRunner, CloseReport, EventLoop, LoopFactory, MainTask, RunError, Runner, RunnerHandle},
     supervisor::ports::{End, LoopFacts, News, Report, Runners, TaskFacts},
@@ -51,6 +55,8 @@ pub struct Shared {
     pub launcher: Launcher,
     /// What a job's environment starts from.
     pub environment: Environment,
+    /// What reveals secrets to jobs.
+    pub vault: Arc<Vault>,
     /// Where output goes.
     pub log_root: PathBuf,
     /// The size of a file of output, bytes.
@@ -61,30 +67,6 @@ pub struct Shared {
 
 /// The most of a result in its JSON, bytes: it is in the record, which is read and sent whole.
 const MAX_RESULT: usize = 64 << 10;
-
-/// The context variables of a Runner.
-type Context = Arc<BTreeMap<String, String>>;
-
-/// What an in-process job sees: the shared context, over it what its submission says, over that what earlier runs
-/// have set.
-fn context_of(record: &Record, shared: &SharedContext) -> Context {
-    let shared = shared.variables.iter().filter_map(|(name, variable)| match &variable.value {
-        ContextValue::Plain(text) => Some((name, text)),
-        ContextValue::Sealed(_)
-        | ContextValue::File(_)
-        | ContextValue::Env(_)
-        | ContextValue::Credential(_) => None,
-    });
-    let given = shared.chain(&record.spec.context);
-    let mut context: BTreeMap<_, _> = given.map(|(name, value)| (name.clone(), value.clone())).collect();
-    for (name, value) in &record.variables {
-        match value {
-            Some(value) => drop(context.insert(name.clone(), value.clone())),
-            None => drop(context.remove(name)),
-        }
-    }
-    Arc::new(context)
-}
 
 /// The Runners of all jobs that were started.
 #[derive(Debug)]
@@ -177,15 +159,15 @@ impl Runners for Fleet {
             .drain_timeout(record.spec.drain_timeout)
             .build_async();
         let reporter = Reporter { reports: self.reports.clone(), record: Arc::clone(&record), key };
+        let context = Context::new(context, Arc::clone(&self.shared.vault));
         let output = inside.then(|| self.inside.outputs.of(&record));
         let main = match output.clone() {
             None => {
                 let shared = Arc::clone(&self.shared);
-                process::start(&mut runner, shared, record, key, link.clone(), reporter.clone())
+                process::start(&mut runner, shared, record, key, context, link.clone(), reporter.clone())
             }
             Some(output) => {
                 let inside = Arc::clone(&self.inside);
-                let context = context_of(&record, &context);
                 inside::start(&mut runner, inside, record, context, link.clone(), reporter.clone(), output)
             }
         };

@@ -11,7 +11,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-use super::{Done, Link, Main, Reporter, Shared, script};
+use super::{Context, Done, Link, Main, Reporter, Shared, Variables, script};
 use crate::{
     job::{Action, AttemptKey, Exit, Failure, Job, OutputFacts, Process, Record, Script},
     process::{Ending, ExitReport, Launch, Shim, ShimEvent, Stage, User, spool::Spooled},
@@ -54,10 +54,11 @@ pub(super) fn start(
     shared: Arc<Shared>,
     record: Arc<Record>,
     key: AttemptKey,
+    context: Context,
     link: Link,
     reporter: Reporter,
 ) -> Main {
-    runner.start_scoped(move |scope| run(scope, shared, record, key, link, reporter))
+    runner.start_scoped(move |scope| run(scope, shared, record, key, context, link, reporter))
 }
 
 async fn run(
@@ -65,12 +66,14 @@ async fn run(
     shared: Arc<Shared>,
     record: Arc<Record>,
     key: AttemptKey,
+    context: Context,
     mut link: Link,
     reporter: Reporter,
 ) -> Result<Done, Stopped> {
     let signal = stop_signal(&record.spec.job);
     let prepared = async {
-        let launch = plan(&scope, &shared, record, key).await?;
+        let variables = context.variables(&record).await?;
+        let launch = plan(&scope, &shared, record, key, variables).await?;
         shared.launcher.launch(key.as_u128(), &launch).await.map_err(|error| Failure {
             stage: Some("launch".into()),
             ..Failure::new("start_failed", error.to_string())
@@ -232,6 +235,7 @@ async fn plan(
     shared: &Arc<Shared>,
     record: Arc<Record>,
     key: AttemptKey,
+    variables: Variables,
 ) -> Result<Launch, Failure> {
     let shared = Arc::clone(shared);
     let blocks = match &record.spec.job {
@@ -239,7 +243,7 @@ async fn plan(
         Job::Script(_) => true,
         Job::Http(_) | Job::Handler(_) => false,
     };
-    let planned = move || plan_now(&shared, &record, key);
+    let planned = move || plan_now(&shared, &record, key, &variables);
     let planned = match blocks {
         false => planned(),
         true => match scope.spawn_blocking(planned).with_name("plan").await {
@@ -253,7 +257,12 @@ async fn plan(
     })
 }
 
-fn plan_now(shared: &Shared, record: &Record, key: AttemptKey) -> Result<Launch, (Stage, io::Error)> {
+fn plan_now(
+    shared: &Shared,
+    record: &Record,
+    key: AttemptKey,
+    variables: &Variables,
+) -> Result<Launch, (Stage, io::Error)> {
     let (run, attempt) = record.position().unwrap_or((1, 1));
     let dir = attempt_dir(&shared.log_root, record.id, run, attempt);
     let runner_dir = dir.parent().unwrap_or(&dir);
@@ -261,7 +270,7 @@ fn plan_now(shared: &Shared, record: &Record, key: AttemptKey) -> Result<Launch,
     let argv = argv(&record.spec.job, runner_dir)?;
     let Process { env, cwd, stdin, user, stop_signal: _ } = record.spec.job.process().ok_or_else(no_process)?;
     let user = user.as_deref().map(find_user).transpose().map_err(|error| (Stage::User, error))?;
-    let env = shared.environment.of(record, key, user.as_ref().map(|(user, _)| user), env);
+    let env = shared.environment.of(record, key, user.as_ref().map(|(user, _)| user), variables, env);
     let cwd = cwd.clone().unwrap_or_else(|| PathBuf::from("/"));
     let mut launch = Launch::new(dir, argv, env, cwd);
     launch.stdin = stdin.as_ref().map(|text| text.as_bytes().to_vec());

@@ -1,10 +1,12 @@
 //! The API's own vocabulary. Stored types are another: they are converted here and nowhere else.
 
+mod context;
 mod event;
 mod event_loop;
 mod runner;
 mod submission;
 
+pub(super) use context::{Context, SetVariable, Unset, Variable};
 pub(super) use event::{Event, EventPage};
 pub(super) use event_loop::EventLoop;
 pub(super) use runner::{Cancelled, Runner, RunnerPage, time};

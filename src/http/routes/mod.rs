@@ -1,6 +1,7 @@
 //! The routes. Each is registered with its description, so that the two can't differ.
 
 mod about;
+mod context;
 mod events;
 mod get_loop;
 mod logs;
@@ -36,6 +37,8 @@ pub(super) fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(logs::logs))
         .routes(routes!(events::of_runner))
         .routes(routes!(events::all))
+        .routes(routes!(context::list))
+        .routes(routes!(context::get, context::set, context::unset))
         .routes(routes!(about::info))
         .routes(routes!(about::livez))
         .routes(routes!(about::readyz))
