@@ -1,7 +1,8 @@
 //! The daemon: what it is made of, the order in which it starts and the order in which it stops.
 //!
-//! Two loops: the supervisor and the Runners of process jobs on a thread of their own, the control plane and
-//! in-process jobs on the others. Nothing that a client or an in-process job does can keep the supervisor from stopping what runs.
+//! Three loops: the supervisor and the Runners of process jobs on a thread of their own, the control plane on others,
+//! in-process jobs on others again. A handler that blocks is somebody's mistake: it may hold up other handlers, but
+//! neither the supervisor that stops it nor the API that tells of it.
 
 use std::{
     io,
@@ -13,7 +14,7 @@ use std::{
 
 use jiff::Timestamp;
 use tokio::{
-    runtime::{Builder, Handle},
+    runtime::{Builder, Handle, Runtime},
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::timeout,
@@ -167,7 +168,7 @@ impl Daemon {
         Self { handlers, ..self }
     }
 
-    /// Given the loop of the control plane and of in-process jobs before it serves, to put other work there.
+    /// Given the loop of in-process jobs before the daemon serves, to put other work there.
     #[must_use]
     pub fn on_loop(self, on_loop: impl FnOnce(&Handle) + 'static) -> Self {
         Self { on_loop: Box::new(on_loop), ..self }
@@ -217,12 +218,9 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
     let readers = Readers::start(&state.database())
         .map_err(|error| StartError::Store { path: state.database(), error })?;
 
-    let runtime = Builder::new_multi_thread()
-        .thread_name("runward-http")
-        .enable_all()
-        .build()
-        .map_err(system("the control plane's threads"))?;
-    on_loop(runtime.handle());
+    let runtime = multi_thread("runward-http").map_err(system("the control plane's threads"))?;
+    let jobs = multi_thread("runward-jobs").map_err(system("the threads of in-process jobs"))?;
+    on_loop(jobs.handle());
     let names = handlers.names().into_iter().map(str::to_owned).collect();
     let rules = http_rules(&settings, &listeners);
     let background = Background {
@@ -233,7 +231,7 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
         logs: state.logs(),
         retention: settings.retention,
     };
-    let inside = inside(runtime.handle(), handlers, rules, &settings, &state)
+    let inside = inside(jobs.handle(), handlers, rules, &settings, &state)
         .map_err(system("the writer of output"))?;
     let shared = kinds_shared(&settings, &state, Arc::clone(&vault));
     let core = CoreThread::start(move |ready| {
@@ -257,6 +255,7 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
     };
     let code = runtime.block_on(run(core, &state, listeners, background, api));
     // A worker may be stuck in somebody's code: it is not waited for.
+    jobs.shutdown_background();
     runtime.shutdown_background();
     drop(signals);
     state.withdraw();
@@ -264,6 +263,10 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
         tracing::debug!(%error, "the jobs' cgroup is left for the next start");
     }
     Ok(code)
+}
+
+fn multi_thread(name: &str) -> io::Result<Runtime> {
+    Builder::new_multi_thread().thread_name(name).enable_all().build()
 }
 
 fn system(what: &'static str) -> impl Fn(io::Error) -> StartError {

@@ -1,4 +1,4 @@
-//! Jobs that run in the daemon itself: `http` and `handler`, on the loop that the control plane runs on too.
+//! Jobs that run in the daemon itself: `http` and `handler`, on a loop that all of them share.
 //!
 //! They can't be killed: by force their main task is dropped where it stands, and what does not even return to the
 //! loop, or blocks a thread, is named in the record as abandoned.

@@ -1,8 +1,8 @@
 //! Runs jobs: one Runner for each, one file for each kind.
 //!
 //! A process job's main task only exchanges messages with its shim, so these Runners share the supervisor's
-//! own loop and can't block it. The main task of an in-process job is somebody's code: it runs on the loop of the
-//! control plane, and only the code that waits for it is on the supervisor's.
+//! own loop and can't block it. The main task of an in-process job is somebody's code: it runs on a loop that all of
+//! them share, and only the code that waits for it is on the supervisor's: what blocks there can still be recorded.
 
 mod environment;
 mod handler;
