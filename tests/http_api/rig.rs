@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use runward::{
     http::{self, Api, Config, Containment, Info, Listener, access::Access},
     job::{AttemptKey, Drain, Exit, Job, Record, RunnerId, SharedContext, State},
+    secrets::Vault,
     store::{self, Lookup, Readers},
     supervisor::{
         Actor, Archive, Parts, REPORTS, Stage, Supervisor, Urgent, attempt_dir,
@@ -82,7 +83,7 @@ impl Jobs {
         match record.as_ref().map(|record| &record.spec.job) {
             Some(Job::Command(command)) => command.argv[0].clone(),
             Some(Job::Script(script)) => script.source.clone(),
-            None => String::new(),
+            Some(Job::Http(_) | Job::Handler(_)) | None => String::new(),
         }
     }
 }
@@ -178,6 +179,7 @@ impl Rig {
                 hosts: vec!["build.example".into()],
                 uid: nix::unistd::geteuid().as_raw(),
             },
+            vault: Arc::new(Vault::open(dir.path(), None).expect("a key")),
             config: Config::default(),
             info: info(decided),
         };
