@@ -16,7 +16,7 @@ use crate::{
 /// How often it is looked whether something is too old.
 const INTERVAL: Duration = Duration::from_secs(600);
 
-/// So many that have closed are looked at without waiting for that.
+/// So many that have closed since are looked at without waiting for that; or a tenth of what is kept, if that is less.
 const MANY: u64 = 1000;
 
 /// Forgotten in one commit: nobody else waits for long.
@@ -49,8 +49,9 @@ impl Keeping {
             return;
         }
         let many = max_records.map_or(MANY, |max| (max / 10 + 1).min(MANY));
+        let much = max_log_bytes.map_or(u64::MAX, |max| max / 10 + 1);
         loop {
-            let closed = tally.borrow_and_update().closed;
+            let seen = *tally.borrow_and_update();
             let mut forgotten = Forgotten::default();
             let pass = self.pass(&mut forgotten).await;
             let Forgotten { runners, log_bytes } = forgotten;
@@ -64,7 +65,9 @@ impl Keeping {
                     tracing::warn!(error, "what is too old or too much can't be forgotten; it is tried again");
                 }
             }
-            match timeout(INTERVAL, tally.wait_for(|tally| tally.closed >= closed + many)).await {
+            let is_due =
+                |tally: &Tally| tally.closed - seen.closed >= many || tally.log_bytes - seen.log_bytes >= much;
+            match timeout(INTERVAL, tally.wait_for(is_due)).await {
                 Ok(Ok(_)) | Err(_) => {}
                 Ok(Err(_)) => return,
             }
