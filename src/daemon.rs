@@ -412,10 +412,8 @@ fn supervise(parts: Supervised, ends: CoreEnds) -> io::Result<Code> {
         let (reports_sender, reports) = mpsc::channel(REPORTS);
         let fleet = Fleet::new(shared.with(launcher), inside, Handle::current(), reports_sender);
         let Recovered { core, log, lookup, last_seq, tally: _ } = recovered;
-        let context = lookup.context().expect("readable");
         let parts = Parts { core, runners: fleet, reports, urgent, log, records: lookup, last_seq };
         let (mut actor, supervisor) = Actor::new(parts, Arc::new(readers), log_root)?;
-        actor.restore_context(context);
         // Nobody waits for it only when the control plane failed; then it is told to stop at once.
         drop(ends.ready.send(supervisor));
         let mut keeper_end = JoinSet::new();

@@ -99,10 +99,6 @@ pub struct Actor<R, S> {
     failing: Option<(String, TokioInstant)>,
     forced: bool,
     ended: Option<Ended>,
-    context: watch::Sender<Arc<crate::job::SharedContext>>,
-    new_context: crate::job::SharedContext,
-    waiting: Vec<(oneshot::Sender<u64>, u64)>,
-    waiting_in_flight: Vec<(oneshot::Sender<u64>, u64)>,
 }
 
 #[derive(Default)]
@@ -143,14 +139,12 @@ impl<R: Runners, S: Records> Actor<R, S> {
         let hub = Hub::new(parts.last_seq);
         let status = Status { stage: Stage::Recovering, counts: parts.core.counts() };
         let (status, watched) = watch::channel(status);
-        let (context, told) = watch::channel(Arc::default());
         let supervisor = Supervisor {
             commands,
             hub: Arc::clone(&hub),
             archive,
             status: watched,
             log_root: Arc::new(log_root),
-            context: told,
         };
         let actor = Self {
             core: parts.core,
@@ -170,10 +164,6 @@ impl<R: Runners, S: Records> Actor<R, S> {
             failing: None,
             forced: false,
             ended: None,
-            context,
-            new_context: Default::default(),
-            waiting: Vec::new(),
-            waiting_in_flight: Vec::new(),
         };
         Ok((actor, supervisor))
     }
@@ -256,25 +246,6 @@ impl<R: Runners, S: Records> Actor<R, S> {
                 self.replies.insert(token, reply);
                 self.input(Input::Submit { id, spec, key, token });
             }
-            Command::Variable { name, value, reply } => {
-                self.new_context.version += 1;
-                let version = self.new_context.version;
-                let variable = value.map(|value| crate::job::Variable { value, version, set_at: Timestamp::now() });
-                match &variable {
-                    Some(variable) => drop(self.new_context.variables.insert(name.clone(), variable.clone())),
-                    None => drop(self.new_context.variables.remove(&name)),
-                }
-                self.pending.batch.context.push((name, variable));
-                self.waiting.push((reply, version));
-            }
-            Command::Purge { ids, reply } => {
-                self.pending.batch.purged.extend(ids);
-                self.waiting.push((reply, 0));
-            }
-            Command::Delivered { id, delivery, reply } => {
-                self.pending.batch.webhooks.push((id, delivery));
-                self.waiting.push((reply, 0));
-            }
             Command::Loop { id, reply } => {
                 let facts = self.core.attempt(id).and_then(|key| self.runners.get_loop(key));
                 // The client may have gone.
@@ -291,12 +262,6 @@ impl<R: Runners, S: Records> Actor<R, S> {
                 self.input(Input::Close { id, by, token });
             }
         }
-    }
-
-    /// Takes over the context that was committed before.
-    pub fn restore_context(&mut self, context: crate::job::SharedContext) {
-        self.new_context = context.clone();
-        self.context.send_replace(Arc::new(context));
     }
 
     fn input(&mut self, input: Input) {
@@ -316,7 +281,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
         {
             return;
         }
-        if self.pending.batch.is_empty() {
+        if self.pending.batch.events.is_empty() {
             for effect in std::mem::take(&mut self.pending.held) {
                 self.perform(effect);
             }
@@ -328,7 +293,6 @@ impl<R: Runners, S: Records> Actor<R, S> {
         batch.records.retain(|old| changed.iter().all(|new| new.id != old.id));
         batch.records.extend(changed);
         self.in_flight = Some(held);
-        self.waiting_in_flight = std::mem::take(&mut self.waiting);
         self.writer.write(batch);
     }
 
@@ -349,13 +313,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
                 let records: Vec<_> =
                     batch.records.into_iter().filter(|record| !refused.contains(&record.id)).collect();
                 records.iter().for_each(|record| tell_end(record));
-                if upto > 0 {
-                    self.hub.publish(&records, upto);
-                }
-                self.context.send_replace(Arc::new(self.new_context.clone()));
-                for (reply, version) in std::mem::take(&mut self.waiting_in_flight) {
-                    drop(reply.send(version));
-                }
+                self.hub.publish(&records, upto);
                 self.input(Input::Committed { upto });
                 for effect in self.in_flight.take().unwrap_or_default() {
                     self.perform(effect);
@@ -425,7 +383,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
         match effect {
             Effect::Prepare(id, key) => {
                 if let Some(record) = self.core.record(id) {
-                    self.runners.prepare(record, key, self.context.borrow().clone());
+                    self.runners.prepare(record, key, Arc::default());
                 }
             }
             Effect::Go(key) => self.runners.go(key),

@@ -7,9 +7,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     core::{Answer, Counts},
     hub::{Hub, Subscription},
-    ports::{Delivery, IdempotencyKey, LoopFacts},
+    ports::{IdempotencyKey, LoopFacts},
 };
-use crate::job::{ContextValue, Event, Outcome, Record, Requester, RunnerId, SharedContext, Spec, State};
+use crate::job::{Event, Outcome, Record, Requester, RunnerId, Spec, State};
 
 /// A handle on the supervisor.
 #[derive(Clone)]
@@ -19,7 +19,6 @@ pub struct Supervisor {
     pub(super) archive: Arc<dyn Archive>,
     pub(super) status: watch::Receiver<Status>,
     pub(super) log_root: Arc<PathBuf>,
-    pub(super) context: watch::Receiver<Arc<SharedContext>>,
 }
 
 /// What is asked of the supervisor.
@@ -28,9 +27,6 @@ pub(super) enum Command {
     Submit { id: RunnerId, spec: Arc<Spec>, key: Option<IdempotencyKey>, reply: oneshot::Sender<Reply> },
     Cancel { id: RunnerId, by: Requester, reply: oneshot::Sender<Reply> },
     Close { id: RunnerId, by: Requester, reply: oneshot::Sender<Reply> },
-    Variable { name: String, value: Option<ContextValue>, reply: oneshot::Sender<u64> },
-    Purge { ids: Vec<RunnerId>, reply: oneshot::Sender<u64> },
-    Delivered { id: RunnerId, delivery: Delivery, reply: oneshot::Sender<u64> },
     Loop { id: RunnerId, reply: oneshot::Sender<Option<LoopFacts>> },
 }
 
@@ -258,35 +254,6 @@ impl Supervisor {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| Refusal::Ended)?;
         answer.await.map_err(|_| Refusal::Ended)
-    }
-
-    /// Sets a variable of the shared context; `None` unsets it. Answered, with the new version, when it is durable.
-    ///
-    /// # Errors
-    /// [`Refusal`].
-    pub async fn set_variable(&self, name: String, value: Option<ContextValue>) -> Result<u64, Refusal> {
-        self.ask(|reply| Command::Variable { name, value, reply }).await
-    }
-
-    /// The shared context, as committed.
-    pub fn context(&self) -> Arc<SharedContext> {
-        self.context.borrow().clone()
-    }
-
-    /// Forgets closed Runners. Answered when it is durable.
-    ///
-    /// # Errors
-    /// [`Refusal`].
-    pub async fn purge(&self, ids: Vec<RunnerId>) -> Result<(), Refusal> {
-        self.ask(|reply| Command::Purge { ids, reply }).await.map(drop)
-    }
-
-    /// Records what became of a message. Answered when it is durable.
-    ///
-    /// # Errors
-    /// [`Refusal`].
-    pub async fn delivered(&self, id: RunnerId, delivery: Delivery) -> Result<(), Refusal> {
-        self.ask(|reply| Command::Delivered { id, delivery, reply }).await.map(drop)
     }
 
     /// Listens to one Runner's committed changes.
