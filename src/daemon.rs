@@ -37,8 +37,8 @@ use crate::{
     state_dir::{DaemonFile, StateDir, StateDirError},
     store::{self, Lookup, OpenError, Readers, Tally},
     supervisor::{
-        Actor, Ended, Fatal, Parts, REPORTS, Supervisor, Urgent,
-        core::{Core, Limits},
+        self, Actor, Ended, Fatal, Parts, REPORTS, Supervisor, Urgent,
+        core::{Core, Limits, Now},
         ports::{AppendError, EventLog, Records},
         recovery::{self, Evidence},
     },
@@ -490,9 +490,9 @@ fn recover(
     let last_seq = log.last_seq().map_err(sql)?;
     let count = under_way.len();
     let logs = state.logs();
-    let batch =
-        recovery::plan(under_way, |record| evidence(&logs, boot_id, record), last_seq + 1, Timestamp::now())
-            .map_err(|illegal| StartError::Recovery(illegal.to_string()))?;
+    let now = Now { wall: Timestamp::now(), mono: Duration::ZERO, jitter: supervisor::jitter() };
+    let batch = recovery::plan(under_way, |record| evidence(&logs, boot_id, record), last_seq + 1, now)
+        .map_err(|illegal| StartError::Recovery(illegal.to_string()))?;
     let last_seq = batch.events.last().map_or(last_seq, |event| event.seq);
     for event in &batch.events {
         if let EventKind::AttemptEnded { outcome, error, .. } = &event.kind {
@@ -504,8 +504,13 @@ fn recover(
         log.append(&batch).map_err(StartError::Append)?;
     }
     let mut core = Core::new(limits(settings), boot_id.to_owned(), last_seq + 1);
-    for waiting in lookup.waiting().map_err(broken)? {
-        core.restore(waiting.id, waiting.priority, waiting.submitted_seq, waiting.held);
+    core.configure(settings.queues.clone(), lookup.queues().map_err(broken)?);
+    core.set_context(lookup.context().map_err(broken)?);
+    for restored in lookup.waiting().map_err(broken)? {
+        core.restore(&restored, now);
+    }
+    for record in lookup.idle().map_err(broken)? {
+        core.restore_idle(record, now);
     }
     let queued = core.counts().queued;
     if count + queued > 0 {
@@ -575,7 +580,7 @@ fn leave_descriptors(settings: &mut Settings) -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     let left = usize::try_from(hard).unwrap_or(usize::MAX).saturating_sub(DESCRIPTORS_KEPT);
-    let enough_for = (left / DESCRIPTORS_OF_A_JOB).max(1);
+    let enough_for = u32::try_from(left / DESCRIPTORS_OF_A_JOB).unwrap_or(u32::MAX).max(1);
     if settings.max_running > enough_for {
         let limit = hard;
         tracing::warn!(
@@ -591,6 +596,7 @@ fn leave_descriptors(settings: &mut Settings) -> io::Result<()> {
 fn limits(settings: &Settings) -> Limits {
     Limits {
         max_running: settings.max_running,
+        max_in_process: settings.max_in_process,
         max_queued: settings.max_queued,
         cancel_grace: settings.cancel_grace,
         shutdown: settings.shutdown_timeout,

@@ -112,6 +112,10 @@ kinds! {
     RequestTimeout = "request-timeout", REQUEST_TIMEOUT, "The body came too slowly";
     /// The Runner is closed, so there is nothing left to cancel.
     RunnerClosed = "runner-closed", CONFLICT, "The runner is closed";
+    /// The Runner can't take what was asked of it as it is: `detail` says why.
+    RunnerState = "runner-state", CONFLICT, "Not as the runner is";
+    /// The job takes more slots than there are.
+    TooHeavy = "too-heavy", UNPROCESSABLE_ENTITY, "The job is too heavy";
     /// The body is larger than the limit.
     BodyTooLarge = "body-too-large", PAYLOAD_TOO_LARGE, "The body is too large";
     /// The address of the request is longer than the limit.
@@ -173,6 +177,8 @@ impl Kind {
             | Self::MethodNotAllowed
             | Self::RequestTimeout
             | Self::RunnerClosed
+            | Self::RunnerState
+            | Self::TooHeavy
             | Self::BodyTooLarge
             | Self::UriTooLong
             | Self::UnsupportedMediaType
@@ -365,6 +371,31 @@ impl From<Refusal> for Problem {
                 ),
             ),
             Refusal::NotFound(id) => Self::runner_not_found(id),
+            Refusal::TooHeavy { max } => Self::new(
+                Kind::TooHeavy,
+                format!("`weight` must be {max} at the most: that is how many slots there are"),
+            )
+            .field("weight"),
+            Refusal::Idle => Self::new(
+                Kind::RunnerState,
+                "nothing runs on the runner that could be cancelled; DELETE it to close it",
+            ),
+            Refusal::NotKeptOpen => Self::new(
+                Kind::RunnerState,
+                "the runner takes no other run; submit jobs that are to share a runner with `\"keep_open\": true`",
+            ),
+            Refusal::Closing => {
+                Self::new(Kind::RunnerState, "the runner is being closed and takes no run; submit a new one")
+            }
+            Refusal::TooManyRuns { max } => Self::new(
+                Kind::RunnerState,
+                format!("the runner has had {max} runs, and takes no more; submit a new one"),
+            ),
+            Refusal::OtherLoop => Self::new(
+                Kind::RunnerState,
+                "a runner takes either processes (command, script, python) or jobs that run in the daemon (http, \
+                 handler), as its first job was; submit a new one for the other",
+            ),
             Refusal::Closed { outcome } => Self::new(
                 Kind::RunnerClosed,
                 format!(

@@ -124,13 +124,17 @@ pub enum EventKind {
         /// What to do.
         job: Arc<Job>,
     },
-    /// Somebody asked for a Runner that is kept open to be closed.
+    /// Somebody asked for a Runner to be closed that is kept open, or that would run again otherwise.
     CloseRequested {
         /// Who.
         by: Requester,
     },
-    /// The main task is done; the executor finishes.
-    Draining,
+    /// Nothing of it is to be run any more; the executor finishes.
+    Draining {
+        /// What became of the job.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        outcome: Option<Outcome>,
+    },
     /// Done, for good.
     Closed(CloseFacts),
 }
@@ -160,7 +164,7 @@ impl EventKind {
             Self::Idle => "idle",
             Self::RunAdded { .. } => "run_added",
             Self::CloseRequested { .. } => "close_requested",
-            Self::Draining => "draining",
+            Self::Draining { .. } => "draining",
             Self::Closed(_) => "closed",
         }
     }

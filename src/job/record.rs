@@ -34,12 +34,15 @@ pub struct Record {
     /// Waits, but its turn may only come then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
-    /// Kept open, but to be closed when its run is over.
+    /// To be closed when its attempt is over, whatever would follow otherwise.
     #[serde(default)]
     pub closing: bool,
     /// Waits for another attempt of the run that was the last to begin, not for the next run.
     #[serde(default)]
     pub again: bool,
+    /// What its outcome will be when its executor has drained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due: Option<Outcome>,
     /// Variables that runs set for the next ones; `None`: unset.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub variables: BTreeMap<String, Option<String>>,
@@ -217,6 +220,11 @@ impl Record {
         }
         let delayed = self.spec.delay.and_then(|delay| self.created_at.checked_add(delay).ok());
         delayed.max(self.spec.start_at)
+    }
+
+    /// When the time for all of it is up.
+    pub fn deadline_at(&self) -> Option<Timestamp> {
+        self.created_at.checked_add(self.spec.deadline?).ok()
     }
 
     /// What the run under way or the last to begin is to do.

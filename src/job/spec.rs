@@ -185,6 +185,11 @@ impl Job {
         }
     }
 
+    /// Whether it is a task of the daemon's own, not a process.
+    pub fn in_process(&self) -> bool {
+        self.process().is_none()
+    }
+
     /// How its processes run; `None` for a job that runs in the daemon itself.
     pub fn process(&self) -> Option<&Process> {
         match self {

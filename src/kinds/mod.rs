@@ -18,13 +18,16 @@ use std::{
     future::{pending, poll_fn},
     path::PathBuf,
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
 };
 
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::sleep,
 };
@@ -76,6 +79,10 @@ pub struct Fleet {
     runtime: Handle,
     reports: mpsc::Sender<Report>,
     hosted: HashMap<AttemptKey, Hosted>,
+    /// Runners that another attempt or run can follow on.
+    parked: HashMap<RunnerId, Parked>,
+    /// Parked ones that are being closed.
+    closing: HashMap<AttemptKey, RunnerHandle>,
     /// Each gives its attempt when nobody needs that any more.
     drivers: JoinSet<AttemptKey>,
 }
@@ -86,6 +93,16 @@ struct Hosted {
     runner: RunnerHandle,
     /// Force drops its main task: there is nothing of it to kill.
     inside: bool,
+    event_loop: Option<EventLoop>,
+    /// Its Runner is closed, and that has been told.
+    closed: Arc<AtomicBool>,
+}
+
+/// A Runner between attempts or runs. Its driver hands it over when the main task is done.
+#[derive(Debug)]
+struct Parked {
+    runner: oneshot::Receiver<AsyncRunner>,
+    handle: RunnerHandle,
     event_loop: Option<EventLoop>,
 }
 
@@ -125,6 +142,8 @@ impl Fleet {
             runtime,
             reports,
             hosted: HashMap::new(),
+            parked: HashMap::new(),
+            closing: HashMap::new(),
             drivers: JoinSet::new(),
         }
     }
@@ -138,7 +157,10 @@ impl Fleet {
     fn reap_drivers(&mut self) {
         while let Some(ended) = self.drivers.try_join_next() {
             match ended {
-                Ok(key) => drop(self.hosted.remove(&key)),
+                Ok(key) => {
+                    self.hosted.remove(&key);
+                    self.closing.remove(&key);
+                }
                 Err(error) => tracing::error!(%error, "a Runner's driver ended badly"),
             }
         }
@@ -150,34 +172,60 @@ impl Runners for Fleet {
         self.reap_drivers();
         let (orders, link) = watch::channel(Orders::default());
         let link = Link(link);
-        let inside = record.job().process().is_none();
-        let runtime = if inside { &self.inside.runtime } else { &self.runtime };
-        let mut runner = Runner::builder()
-            .name(record.id.to_string())
-            .debug(record.spec.debug)
-            .loop_factory(LoopFactory::shared(runtime.clone()))
-            .drain_timeout(record.spec.drain_timeout)
-            .build_async();
+        let inside = record.job().in_process();
         let reporter = Reporter { reports: self.reports.clone(), record: Arc::clone(&record), key };
         let context = Context::new(context, Arc::clone(&self.shared.vault));
         let output = inside.then(|| self.inside.outputs.of(&record));
-        let main = match output.clone() {
+        let start = {
+            let (shared, inside) = (Arc::clone(&self.shared), Arc::clone(&self.inside));
+            let (record, link, reporter) = (Arc::clone(&record), link.clone(), reporter.clone());
+            let output = output.clone();
+            move |runner: &mut AsyncRunner| match output {
+                None => process::start(runner, shared, record, key, context, link, reporter),
+                Some(output) => inside::start(runner, inside, record, context, link, reporter, output),
+            }
+        };
+        let (park, next) = oneshot::channel();
+        let park = can_follow(&record).then_some(park);
+        let parks = park.is_some();
+        let closed = Arc::new(AtomicBool::new(false));
+        let drive = Drive { link, reporter, output, park, closed: Arc::clone(&closed) };
+        let (handle, event_loop) = match self.parked.remove(&record.id) {
+            Some(Parked { runner, handle, event_loop }) => {
+                let driver = async move {
+                    // Its last driver hands it over before anything else.
+                    if let Ok(mut runner) = runner.await {
+                        let main = start(&mut runner);
+                        drive.run(runner, main).await;
+                    }
+                    key
+                };
+                self.drivers.spawn_on(driver, &self.runtime);
+                (handle, event_loop)
+            }
             None => {
-                let shared = Arc::clone(&self.shared);
-                process::start(&mut runner, shared, record, key, context, link.clone(), reporter.clone())
-            }
-            Some(output) => {
-                let inside = Arc::clone(&self.inside);
-                inside::start(&mut runner, inside, record, context, link.clone(), reporter.clone(), output)
+                let runtime = if inside { &self.inside.runtime } else { &self.runtime };
+                let mut runner = Runner::builder()
+                    .name(record.id.to_string())
+                    .debug(record.spec.debug)
+                    .loop_factory(LoopFactory::shared(runtime.clone()))
+                    .drain_timeout(record.spec.drain_timeout)
+                    .build_async();
+                let main = start(&mut runner);
+                let facts = (runner.handle(), runner.get_loop().ok());
+                let driver = async move {
+                    drive.run(runner, main).await;
+                    key
+                };
+                self.drivers.spawn_on(driver, &self.runtime);
+                facts
             }
         };
-        let event_loop = runner.get_loop().ok();
-        self.hosted.insert(key, Hosted { orders, runner: runner.handle(), inside, event_loop });
-        let driver = async move {
-            drive(runner, main, link, reporter, output).await;
-            key
-        };
-        self.drivers.spawn_on(driver, &self.runtime);
+        if parks {
+            let parked = Parked { runner: next, handle: handle.clone(), event_loop: event_loop.clone() };
+            self.parked.insert(record.id, parked);
+        }
+        self.hosted.insert(key, Hosted { orders, runner: handle, inside, event_loop, closed });
     }
 
     fn go(&mut self, key: AttemptKey) {
@@ -192,7 +240,9 @@ impl Runners for Fleet {
 
     fn force(&mut self, key: AttemptKey) {
         self.order(key, |orders| orders.force = true);
-        if let Some(hosted) = self.hosted.get(&key).filter(|hosted| hosted.inside) {
+        if let Some(handle) = self.closing.get(&key) {
+            handle.interrupt();
+        } else if let Some(hosted) = self.hosted.get(&key).filter(|hosted| hosted.inside) {
             // The first one cancels, the second one abandons: what a second Ctrl-C does.
             hosted.runner.interrupt();
             hosted.runner.interrupt();
@@ -209,7 +259,32 @@ impl Runners for Fleet {
         self.reap_drivers();
     }
 
-    fn close(&mut self, _id: RunnerId, _key: AttemptKey) {}
+    fn close(&mut self, record: Arc<Record>, key: AttemptKey) {
+        self.reap_drivers();
+        // A driver that is still closing its Runner tells so itself.
+        let told = self.hosted.get(&key).is_none_or(|hosted| hosted.closed.load(Ordering::Acquire));
+        let parked = self.parked.remove(&record.id);
+        if parked.is_none() && !told {
+            return;
+        }
+        let reporter = Reporter { reports: self.reports.clone(), record, key };
+        let runner = parked.map(|parked| {
+            self.closing.insert(key, parked.handle);
+            parked.runner
+        });
+        let driver = async move {
+            let report = match runner {
+                Some(runner) => match runner.await {
+                    Ok(mut runner) => drain(runner.close().await),
+                    Err(_) => Drain::default(),
+                },
+                None => Drain::default(),
+            };
+            reporter.send(News::Closed(report)).await;
+            key
+        };
+        self.drivers.spawn_on(driver, &self.runtime);
+    }
 
     fn get_loop(&self, key: AttemptKey) -> Option<LoopFacts> {
         let event_loop = self.hosted.get(&key)?.event_loop.as_ref()?;
@@ -251,14 +326,26 @@ impl Reporter {
 
 type Main = Result<MainTask<Result<Done, Stopped>>, RunError>;
 
-/// Takes a Runner from its main task to its close. `output` is that of an in-process job.
-async fn drive(
-    mut runner: AsyncRunner,
-    main: Main,
-    mut link: Link,
+/// Whether another attempt or run can follow on the same Runner.
+fn can_follow(record: &Record) -> bool {
+    let attempt = record.attempt().map_or(1, |attempt| attempt.attempt);
+    record.spec.keep_open || attempt < record.spec.retry.max_attempts
+}
+
+/// What takes a Runner from its main task to its close, or to the next attempt.
+struct Drive {
+    link: Link,
     reporter: Reporter,
+    /// Of an in-process job.
     output: Option<Output>,
-) {
+    /// Where the Runner goes if another attempt or run can follow.
+    park: Option<oneshot::Sender<AsyncRunner>>,
+    closed: Arc<AtomicBool>,
+}
+
+impl Drive {
+    async fn run(self, mut runner: AsyncRunner, main: Main) {
+    let Self { mut link, reporter, output, park, closed: told } = self;
     let ended = match main {
         Ok(main) => main.await,
         Err(error) => Err(error),
@@ -284,6 +371,14 @@ async fn drive(
     if let Some(output) = &output {
         end.output = Some(output.flush().await);
     }
+    if let Some(park) = park {
+        // Nobody takes it any more only when the supervisor is gone.
+        drop(park.send(runner));
+        told.store(true, Ordering::Release);
+        reporter.send(News::Ended(end)).await;
+        release(link, hold).await;
+        return;
+    }
     let (handle, limit) = (runner.handle(), reporter.record.spec.drain_timeout);
     let mut close = pin!(runner.close());
     // Mostly there is nothing to close: then one commit tells the end and the close.
@@ -293,6 +388,7 @@ async fn drive(
     })
     .await;
     let closed = end.closed.is_some();
+    told.store(closed, Ordering::Release);
     reporter.send(News::Ended(end)).await;
     if !closed {
         let report = match &output {
@@ -318,7 +414,14 @@ async fn drive(
             }
         };
         reporter.send(News::Closed(drain(report))).await;
+            told.store(true, Ordering::Release);
     }
+    release(link, hold).await;
+    }
+}
+
+/// Lets go of what is held until the end is durable.
+async fn release(mut link: Link, hold: Option<process::Hold>) {
     if link.until(|orders| orders.settled).await.is_ok()
         && let Some(hold) = hold
     {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     job::{self, Event, QueueSettings, Record, RunnerId, SharedContext, State},
-    supervisor::{Archive, Filter, ReadError, Reading, ports::Records},
+    supervisor::{core::Restored, Archive, Filter, ReadError, Reading, ports::Records},
 };
 
 /// Two readers, so that a long page does not hold up a short look-up.
@@ -135,31 +135,6 @@ impl Archive for Readers {
 #[derive(Debug)]
 pub struct Lookup(Connection);
 
-/// A Runner that waited when the daemon ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
-    /// Which.
-    pub id: RunnerId,
-    /// The queue it waits in.
-    pub queue: String,
-    /// Its priority.
-    pub priority: i32,
-    /// The place of its submission.
-    pub submitted_seq: u64,
-    /// Whether it is held until somebody decides.
-    pub held: bool,
-    /// How many slots it takes.
-    pub weight: u32,
-    /// Of those with the same key only one is started at a time.
-    pub concurrency_key: Option<String>,
-    /// When its turn may come, where that is not at once.
-    pub ready_at: Option<Timestamp>,
-    /// When the time for all of it is up.
-    pub deadline_at: Option<Timestamp>,
-    /// Whether the daemon itself does the job.
-    pub in_process: bool,
-}
-
 impl Lookup {
     /// Opens the store for look-ups.
     ///
@@ -173,7 +148,7 @@ impl Lookup {
     ///
     /// # Errors
     /// SQLite's.
-    pub fn waiting(&self) -> Result<Vec<Waiting>, OpenError> {
+    pub fn waiting(&self) -> Result<Vec<Restored>, OpenError> {
         let waiting = self
             .0
             .prepare(
@@ -181,7 +156,7 @@ impl Lookup {
                  FROM runners WHERE state <> 'closed' AND state = ?1 ORDER BY n",
             )?
             .query_map([State::Queued.as_str()], |row| {
-                Ok(Waiting {
+                Ok(Restored {
                     id: id_from_row(row, 0)?,
                     queue: row.get(1)?,
                     priority: row.get(2)?,

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use super::rows::{id_from_row, id_to_row, json_from_row, record_from_row, time_from_row};
 use crate::{
-    job::{QueueSettings, Record, RunnerId, SharedContext, Variable},
-    supervisor::ports::Delivery,
+    job::{QueueSettings, Record, RunnerId, SharedContext},
+    supervisor::ports::{ContextChange, Delivery},
 };
 
 /// A message that a Runner has closed, not taken yet.
@@ -60,25 +60,16 @@ pub(super) fn queues(connection: &Connection) -> rusqlite::Result<BTreeMap<Strin
 }
 
 /// Each change is a version, also one that unsets: it must not come again for another content.
-pub(super) fn set_variable(
-    transaction: &Transaction<'_>,
-    name: &str,
-    variable: Option<&Variable>,
-) -> rusqlite::Result<()> {
-    let version = match variable {
-        Some(variable) => {
-            transaction
-                .prepare_cached("INSERT OR REPLACE INTO context (name, variable) VALUES (?1, ?2)")?
-                .execute(params![name, super::log::to_json(variable)])?;
-            Some(variable.version)
-        }
-        None => {
-            transaction.prepare_cached("DELETE FROM context WHERE name = ?1")?.execute([name])?;
-            None
-        }
+pub(super) fn set_variable(transaction: &Transaction<'_>, change: &ContextChange) -> rusqlite::Result<()> {
+    let ContextChange { version, name, variable } = change;
+    match variable {
+        Some(variable) => transaction
+            .prepare_cached("INSERT OR REPLACE INTO context (name, variable) VALUES (?1, ?2)")?
+            .execute(params![name, super::log::to_json(variable)])?,
+        None => transaction.prepare_cached("DELETE FROM context WHERE name = ?1")?.execute([name])?,
     };
     transaction
-        .prepare_cached("UPDATE meta SET value = coalesce(max(value, ?1), value + 1) WHERE key = 'context_version'")?
+        .prepare_cached("UPDATE meta SET value = ?1 WHERE key = 'context_version'")?
         .execute([version])?;
     Ok(())
 }

@@ -73,8 +73,8 @@ impl Log {
         for (name, settings) in &batch.queues {
             kept::set_queue(&transaction, name, *settings)?;
         }
-        for (name, variable) in &batch.context {
-            kept::set_variable(&transaction, name, variable.as_ref())?;
+        for change in &batch.context {
+            kept::set_variable(&transaction, change)?;
         }
         for (id, delivery) in &batch.webhooks {
             kept::delivered(&transaction, *id, delivery)?;

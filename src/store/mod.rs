@@ -16,7 +16,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::job::RunnerId;
 
-pub use archive::{Lookup, Readers, Waiting};
+pub use archive::{Lookup, Readers};
 pub use kept::{Closed, Message, Totals};
 pub use log::{Log, Tally};
 

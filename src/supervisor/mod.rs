@@ -9,12 +9,16 @@ mod handle;
 mod hub;
 pub mod ports;
 pub mod recovery;
+mod wall_clock;
 mod writer;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use actor::jitter;
 pub use actor::{Actor, Ended, Fatal, Parts, REPORTS, Urgent};
-pub use handle::{Archive, Filter, ReadError, Reading, Refusal, Stage, Status, Submitted, Supervisor, Taken};
+pub use handle::{
+    Archive, Filter, ReadError, Reading, Refusal, Stage, Status, Submission, Submitted, Supervisor, Taken,
+};
 pub use hub::{Hub, Subscription};
 
 use crate::job::RunnerId;
