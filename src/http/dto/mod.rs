@@ -8,4 +8,4 @@ mod submission;
 pub(super) use event::{Event, EventPage};
 pub(super) use event_loop::EventLoop;
 pub(super) use runner::{Cancelled, Runner, RunnerPage, time};
-pub(super) use submission::Submission;
+pub(super) use submission::{RunToAdd, Submission};

@@ -30,20 +30,24 @@ use crate::{
 
 /// Parameters of any submission.
 const ANSWER: [&str; 2] = ["wait", "follow"];
-/// Parameters of a script that is the body itself.
-const SHELL: [&str; 11] = [
-    "wait",
-    "follow",
+/// Parameters of a script that is the body itself, besides those of any submission.
+const SHELL: [&str; 4] = ["priority", "weight", "label", "arg"];
+/// Those of them that are texts, named as the fields of a submission.
+const TEXTS: [&str; 11] = [
     "name",
     "queue",
-    "priority",
-    "label",
+    "delay",
+    "start_at",
+    "concurrency_key",
+    "deadline",
     "timeout",
     "cancel_grace",
     "drain_timeout",
     "on_lost",
-    "arg",
+    "on_shutdown",
 ];
+/// Those that are of its `retry`.
+const RETRY: [&str; 3] = ["retry.max_attempts", "retry.initial_backoff", "retry.max_backoff"];
 
 /// What to answer with.
 enum Answer {
@@ -57,9 +61,10 @@ enum Answer {
 
 /// Submits a job: creates a runner for it and queues it.
 ///
-/// A body of the type `text/x-shellscript` is the script itself; `name`, `queue`, `priority`, `label`, `timeout`,
-/// `cancel_grace`, `drain_timeout`, `on_lost` and `arg` are then query parameters. The job goes on when the client
-/// goes away.
+/// A body of the type `text/x-shellscript` is the script itself; `name`, `queue`, `priority`, `weight`, `label`,
+/// `delay`, `start_at`, `concurrency_key`, `deadline`, `retry.max_attempts`, `retry.initial_backoff`,
+/// `retry.max_backoff`, `timeout`, `cancel_grace`, `drain_timeout`, `on_lost`, `on_shutdown` and `arg` are then query
+/// parameters. The job goes on when the client goes away.
 #[utoipa::path(post, path = "/v1/runners", tag = "runners",
     params(
         ("wait" = Option<String>, Query, description = "Answer when the runner has closed (200) or this time is up (202), an hour at the most"),
@@ -80,13 +85,11 @@ pub(super) async fn submit(
     body: Body,
 ) -> Result<Response, Problem> {
     let format = body::format(&headers)?;
-    let mut query = Query::parse(
-        &uri,
-        match format {
-            Format::Json => &ANSWER[..],
-            Format::Shell => &SHELL[..],
-        },
-    )?;
+    let known = match format {
+        Format::Json => ANSWER.to_vec(),
+        Format::Shell => [&ANSWER[..], &TEXTS, &SHELL, &RETRY].concat(),
+    };
+    let mut query = Query::parse(&uri, &known)?;
     let answer = read_answer(&mut query)?;
     let bytes = body::read(body, &headers, &from.0, shared.api.config.max_body).await?;
     let key = idempotency::key(&headers, format, &bytes, query.rest())?;
@@ -177,15 +180,27 @@ fn shell(body: &[u8], query: &mut Query) -> Result<Value, Problem> {
     script.insert("args".into(), query.all("arg").into());
     let mut fields = Map::new();
     fields.insert("job".into(), Value::Object(Map::from_iter([("script".into(), Value::Object(script))])));
-    for name in ["name", "queue", "timeout", "cancel_grace", "drain_timeout", "on_lost"] {
+    for name in TEXTS {
         if let Some(text) = query.one(name)? {
             fields.insert(name.into(), text.into());
         }
     }
-    if let Some(text) = query.one("priority")? {
-        // What is no number is refused where it is read.
-        let number = text.parse::<i64>().map_or(Value::String(text), Value::from);
-        fields.insert("priority".into(), number);
+    // What is no number is refused where it is read.
+    let number = |text: String| text.parse::<i64>().map_or(Value::String(text), Value::from);
+    for name in ["priority", "weight"] {
+        if let Some(text) = query.one(name)? {
+            fields.insert(name.into(), number(text));
+        }
+    }
+    let mut retry = Map::new();
+    for name in RETRY {
+        if let Some(text) = query.one(name)? {
+            let field = name.trim_start_matches("retry.");
+            retry.insert(field.into(), if field == "max_attempts" { number(text) } else { text.into() });
+        }
+    }
+    if !retry.is_empty() {
+        fields.insert("retry".into(), Value::Object(retry));
     }
     let mut labels = Map::new();
     for (label, value) in query.pairs("label")? {
