@@ -106,6 +106,16 @@ kinds! {
     RequestTimeout = "request-timeout", REQUEST_TIMEOUT, "The body came too slowly";
     /// The Runner is closed, so there is nothing left to cancel.
     RunnerClosed = "runner-closed", CONFLICT, "The runner is closed";
+    /// Nothing runs on the Runner, which is kept open, so there is nothing to cancel.
+    RunnerIdle = "runner-idle", CONFLICT, "Nothing runs on the runner";
+    /// The Runner is not held, so it can't be released.
+    RunnerNotHeld = "runner-not-held", CONFLICT, "The runner is not held";
+    /// The Runner is not kept open, so it takes no further runs.
+    RunnerNotKeptOpen = "runner-not-kept-open", CONFLICT, "The runner is not kept open";
+    /// The Runner is being closed, so it takes no further runs.
+    RunnerClosing = "runner-closing", CONFLICT, "The runner is closing";
+    /// The Runner has had as many runs as one may have.
+    TooManyRuns = "too-many-runs", CONFLICT, "Too many runs";
     /// The body is larger than the limit.
     BodyTooLarge = "body-too-large", PAYLOAD_TOO_LARGE, "The body is too large";
     /// The address of the request is longer than the limit.
@@ -164,6 +174,11 @@ impl Kind {
             | Self::MethodNotAllowed
             | Self::RequestTimeout
             | Self::RunnerClosed
+            | Self::RunnerIdle
+            | Self::RunnerNotHeld
+            | Self::RunnerNotKeptOpen
+            | Self::RunnerClosing
+            | Self::TooManyRuns
             | Self::BodyTooLarge
             | Self::UriTooLong
             | Self::UnsupportedMediaType
@@ -246,6 +261,23 @@ impl Problem {
         self
     }
 
+    /// Says that the field stands in another one: in an item of a list, say.
+    #[must_use]
+    pub(super) fn within(mut self, parent: &str) -> Self {
+        let Some(field) = self.0.field.take() else { return self.field(parent) };
+        let whole = match field.as_str() {
+            "" => parent.to_owned(),
+            bracketed if bracketed.starts_with('[') => format!("{parent}{bracketed}"),
+            plain => format!("{parent}.{plain}"),
+        };
+        let detail = &mut self.0.detail;
+        match field.as_str() {
+            "" => *detail = detail.replacen("the body", &format!("`{whole}`"), 1),
+            field => *detail = detail.replacen(&format!("`{field}`"), &format!("`{whole}`"), 1),
+        }
+        self.field(whole)
+    }
+
     /// Lists what could stand there.
     #[must_use]
     pub fn allowed<T: Into<String>>(mut self, allowed: impl IntoIterator<Item = T>) -> Self {
@@ -281,6 +313,12 @@ impl Problem {
         let mut json = serde_json::to_vec(&self.0).unwrap_or_default();
         json.push(b'\n');
         json
+    }
+}
+
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
     }
 }
 
@@ -359,9 +397,37 @@ impl From<Refusal> for Problem {
             Refusal::Closed { outcome } => Self::new(
                 Kind::RunnerClosed,
                 format!(
-                    "the runner is closed, its outcome is {outcome}: there is nothing left to cancel or to look into"
+                    "the runner is closed, its outcome is {outcome}: there is nothing left to cancel or to look into, and \
+                     it takes no further run"
                 ),
             ),
+            Refusal::Idle => Self::new(
+                Kind::RunnerIdle,
+                "nothing runs on the runner, so there is nothing to cancel: it is kept open; DELETE closes it",
+            ),
+            Refusal::NotKeptOpen => Self::new(
+                Kind::RunnerNotKeptOpen,
+                "the runner takes one run only; submit a new one, or submit with `\"keep_open\": true` to add runs to it",
+            ),
+            Refusal::Closing => Self::new(
+                Kind::RunnerClosing,
+                "the runner is being closed and takes no further runs; submit a new one",
+            ),
+            Refusal::TooManyRuns { max } => Self::new(
+                Kind::TooManyRuns,
+                format!("the runner has had {max} runs, as many as one may have; close it and submit a new one"),
+            ),
+            Refusal::OtherLoop => Self::new(
+                Kind::InvalidField,
+                "`job` must be a process if the runner was made for one, and none if it was not: `command`, `script` and \
+                 `python` are processes; submit it as a new runner",
+            )
+            .field("job"),
+            Refusal::TooHeavy { max } => Self::new(
+                Kind::InvalidField,
+                format!("`weight` must be {max} at the most: so many slots there are, and the job would never start"),
+            )
+            .field("weight"),
         }
     }
 }

@@ -107,6 +107,30 @@ pub enum Refusal {
         /// How it ended.
         outcome: Outcome,
     },
+    /// Nothing runs on it that could be cancelled.
+    #[error("nothing runs on it")]
+    Idle,
+    /// It is not kept open.
+    #[error("it is not kept open")]
+    NotKeptOpen,
+    /// It is being closed.
+    #[error("it is being closed")]
+    Closing,
+    /// It takes more slots than there are.
+    #[error("it takes more than all {max} slots")]
+    TooHeavy {
+        /// How many there are.
+        max: u32,
+    },
+    /// It has had as many runs as one record holds.
+    #[error("it has had {max} runs")]
+    TooManyRuns {
+        /// How many that are.
+        max: u32,
+    },
+    /// One is a process, the other a task of the daemon's.
+    #[error("another loop")]
+    OtherLoop,
     /// The supervisor has ended.
     #[error("the supervisor has ended")]
     Ended,

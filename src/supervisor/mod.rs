@@ -5,10 +5,12 @@
 
 mod actor;
 pub mod core;
+pub mod explain;
 mod handle;
 mod hub;
 pub mod ports;
 pub mod recovery;
+mod stub;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 pub use actor::{Actor, Ended, Fatal, Parts, REPORTS, Urgent};
 pub use handle::{Archive, Filter, ReadError, Reading, Refusal, Stage, Status, Submitted, Supervisor, Taken};
 pub use hub::{Hub, Subscription};
+pub use stub::{Limit, QueueStatus, Standing, Submission};
 
 use crate::job::RunnerId;
 

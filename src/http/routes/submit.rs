@@ -116,7 +116,7 @@ async fn respond(
     match answer {
         Answer::AtOnce => Ok(json(StatusCode::CREATED, &Runner::from(&record(shared, id).await?))),
         Answer::Wait(limit) => {
-            let record = closed_within(shared, id, limit).await?;
+            let record = within(shared, id, limit, |record| record.state == Stage::Closed).await?;
             let status = if record.state == Stage::Closed { StatusCode::OK } else { StatusCode::ACCEPTED };
             Ok(json(status, &Runner::from(&*record)))
         }
@@ -135,19 +135,22 @@ fn accepted_but(problem: &Problem, id: RunnerId) -> Problem {
     Problem::new(problem.kind(), detail).runner(id)
 }
 
+/// How long to wait, if at all.
+pub(super) fn wait(query: &mut Query) -> Result<Option<Duration>, Problem> {
+    let wait = query.duration("wait")?;
+    if wait.is_some_and(|wait| wait > timing::MAX_WAIT) {
+        let most = duration::format(timing::MAX_WAIT);
+        let expected = format!("{most} at the most; wait again with GET, or follow the events");
+        return Err(query::invalid("wait", &expected));
+    }
+    Ok(wait)
+}
+
 fn read_answer(query: &mut Query) -> Result<Answer, Problem> {
-    let (wait, follow) = (query.duration("wait")?, query.flag("follow")?);
-    match (wait, follow) {
+    match (wait(query)?, query.flag("follow")?) {
         (None, false) => Ok(Answer::AtOnce),
         (None, true) => Ok(Answer::Follow),
-        (Some(wait), false) if wait <= timing::MAX_WAIT => Ok(Answer::Wait(wait)),
-        (Some(_), false) => {
-            let most = duration::format(timing::MAX_WAIT);
-            Err(query::invalid(
-                "wait",
-                &format!("{most} at the most; wait again with GET, or follow the events"),
-            ))
-        }
+        (Some(wait), false) => Ok(Answer::Wait(wait)),
         (Some(_), true) => {
             Err(query::invalid("wait", "left out with `follow`: that ends when the runner closes"))
         }
@@ -166,11 +169,16 @@ async fn read_spec(
         Format::Shell => shell(&body, query)?,
     };
     let spec = submission::spec(value, config)?;
-    let Some((user, path)) = submission::user(&spec) else { return Ok(spec) };
+    check_user(shared, &spec).await?;
+    Ok(spec)
+}
+
+/// Checks that there is the user that a job asks for, and that the daemon may run it so.
+pub(super) async fn check_user(shared: &Shared, spec: &Spec) -> Result<(), Problem> {
+    let Some((user, path)) = submission::user(spec) else { return Ok(()) };
     let (user, daemon) = (user.to_owned(), nix::unistd::Uid::from_raw(shared.api.access.uid));
     let checked = tokio::task::spawn_blocking(move || submission::check_user(&user, path, daemon)).await;
-    checked.map_err(|_| fields::invalid(path, "the name of a user of this machine"))??;
-    Ok(spec)
+    checked.map_err(|_| fields::invalid(path, "the name of a user of this machine"))?
 }
 
 /// A script with its parameters, as the same submission in JSON.
@@ -212,13 +220,18 @@ fn shell(body: &[u8], query: &mut Query) -> Result<Value, Problem> {
     Ok(Value::Object(fields))
 }
 
-/// The record when it is closed, or as it is when the time is up.
-async fn closed_within(shared: &Shared, id: RunnerId, limit: Duration) -> Result<Arc<Record>, Problem> {
+/// The record when it is so, or as it is when the time is up.
+pub(super) async fn within(
+    shared: &Shared,
+    id: RunnerId,
+    limit: Duration,
+    so: impl Fn(&Record) -> bool,
+) -> Result<Arc<Record>, Problem> {
     let mut changes = shared.api.supervisor.subscribe(id);
     let mut closing = shared.closing.clone();
     let mut latest = Arc::new(record(shared, id).await?);
     let mut up = std::pin::pin!(time::sleep(limit));
-    while latest.state != Stage::Closed {
+    while !so(&latest) {
         tokio::select! {
             record = changes.changed() => latest = record,
             () = &mut up => break,
