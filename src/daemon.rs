@@ -1,7 +1,8 @@
 //! The daemon: what it is made of, the order in which it starts and the order in which it stops.
 //!
-//! Two loops: the supervisor and the Runners of process jobs on a thread of their own, the control plane on the
-//! others. Nothing that a client or an in-process job does can keep the supervisor from stopping what runs.
+//! Three loops: the supervisor and the Runners of process jobs on a thread of their own, the control plane on others,
+//! in-process jobs on others again. A handler that blocks is somebody's mistake: it may hold up other handlers, but
+//! neither the supervisor that stops it nor the API that tells of it.
 
 use std::{
     io,
@@ -13,7 +14,7 @@ use std::{
 
 use jiff::Timestamp;
 use tokio::{
-    runtime::{Builder, Handle},
+    runtime::{Builder, Handle, Runtime},
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::timeout,
@@ -22,7 +23,7 @@ use tokio::{
 use crate::{
     http,
     job::{EventKind, Record, RunnerId},
-    kinds::{self, Environment, Fleet},
+    kinds::{self, Environment, Fleet, Handlers, HttpRules, Inside},
     process::{
         self, KeeperLink, KeeperSetup,
         containment::{self, Tier},
@@ -33,8 +34,8 @@ use crate::{
     state_dir::{DaemonFile, StateDir, StateDirError},
     store::{self, Lookup, OpenError, Readers},
     supervisor::{
-        Actor, Ended, Fatal, Parts, REPORTS, Supervisor, Urgent,
-        core::{Core, Limits},
+        self, Actor, Ended, Fatal, Parts, REPORTS, Supervisor, Urgent,
+        core::{Core, Limits, Now},
         ports::{AppendError, EventLog, Records},
         recovery::{self, Evidence},
     },
@@ -51,8 +52,8 @@ const HTTP_STOP: Duration = Duration::from_secs(2);
 const KEEPER_LEAVES: Duration = Duration::from_secs(1);
 
 /// Descriptors of the daemon besides its jobs' and most clients': the store, its readers, the loops, the listeners,
-/// standard streams (about 27), and as much again for clients.
-const DESCRIPTORS_KEPT: usize = 48;
+/// standard streams (about 27), logs of in-process jobs (8), and about as many as the first for clients.
+const DESCRIPTORS_KEPT: usize = 56;
 
 /// Descriptors that a running job takes: the socket to its shim, and at its start the shim's end of it.
 const DESCRIPTORS_OF_A_JOB: usize = 2;
@@ -127,24 +128,63 @@ impl StartError {
     }
 }
 
-/// Runs the daemon until it is told to stop. Call it in `main`, before any thread exists.
+/// A daemon to be: what a program that embeds it decides of it.
 ///
-/// `on_runtime` is given the loop of the control plane before it serves; a program that embeds the daemon can
-/// put work of its own there.
-pub fn serve(flags: &Flags, on_runtime: impl FnOnce(&Handle)) -> Code {
-    match start(flags, on_runtime) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("runward: {error}");
-            error.code()
+/// ```no_run
+/// use runward::{
+///     daemon::Daemon,
+///     kinds::{Call, Handlers},
+///     settings::Flags,
+/// };
+///
+/// fn main() -> std::process::ExitCode {
+///     let handlers = Handlers::new().register("greet", |call: Call| async move {
+///         Ok(format!("hello, {}", call.args::<String>()?).into())
+///     });
+///     let code = Daemon::new(Flags::default()).handlers(handlers).serve();
+///     std::process::ExitCode::from(code as u8)
+/// }
+/// ```
+pub struct Daemon {
+    flags: Flags,
+    handlers: Handlers,
+    on_loop: Box<dyn FnOnce(&Handle)>,
+}
+
+impl Daemon {
+    /// A daemon with these flags, and the built-in handlers only.
+    pub fn new(flags: Flags) -> Self {
+        Self { flags, handlers: Handlers::new(), on_loop: Box::new(|_| {}) }
+    }
+
+    /// The functions that jobs of the kind `handler` can name.
+    #[must_use]
+    pub fn handlers(self, handlers: Handlers) -> Self {
+        Self { handlers, ..self }
+    }
+
+    /// Given the loop of in-process jobs before the daemon serves, to put other work there.
+    #[must_use]
+    pub fn on_loop(self, on_loop: impl FnOnce(&Handle) + 'static) -> Self {
+        Self { on_loop: Box::new(on_loop), ..self }
+    }
+
+    /// Runs it until it is told to stop. Call it in `main`, before any thread exists.
+    pub fn serve(self) -> Code {
+        match start(self) {
+            Ok(code) => code,
+            Err(error) => {
+                eprintln!("runward: {error}");
+                error.code()
+            }
         }
     }
 }
 
-fn start(flags: &Flags, on_runtime: impl FnOnce(&Handle)) -> Result<Code, StartError> {
+fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError> {
     let started = (Timestamp::now(), Instant::now());
     process::reset_inherited_signals();
-    let mut settings = settings::load(flags)?;
+    let mut settings = settings::load(&flags)?;
     telemetry::start(&settings.log_filter, settings.log_format).map_err(StartError::Telemetry)?;
     let state = StateDir::open(&settings.state_dir)?;
 
@@ -172,9 +212,15 @@ fn start(flags: &Flags, on_runtime: impl FnOnce(&Handle)) -> Result<Code, StartE
     let readers = Readers::start(&state.database())
         .map_err(|error| StartError::Store { path: state.database(), error })?;
 
+    let runtime = multi_thread("runward-http").map_err(system("the control plane's threads"))?;
+    let jobs = multi_thread("runward-jobs").map_err(system("the threads of in-process jobs"))?;
+    on_loop(jobs.handle());
+    let names = handlers.names().into_iter().map(str::to_owned).collect();
+    let inside = inside(jobs.handle(), handlers, &settings, &state, &listeners)
+        .map_err(system("the writer of output"))?;
     let shared = kinds_shared(&settings, &state);
     let core = CoreThread::start(move |ready| {
-        supervise(Supervised { recovered, keeper, shared, readers, urgent, urgent_sender }, ready)
+        supervise(Supervised { recovered, keeper, shared, inside, readers, urgent, urgent_sender }, ready)
     })
     .map_err(system("the supervisor's thread"))?;
     let api = |supervisor| http::Api {
@@ -184,17 +230,16 @@ fn start(flags: &Flags, on_runtime: impl FnOnce(&Handle)) -> Result<Code, StartE
             hosts: settings.allowed_hosts.clone(),
             uid: nix::unistd::geteuid().as_raw(),
         },
-        config: http::Config { max_body: settings.max_body_bytes, drain_timeout: settings.drain_timeout },
+        config: http::Config {
+            max_body: settings.max_body_bytes,
+            drain_timeout: settings.drain_timeout,
+            handlers: names,
+        },
         info: info(&settings, &tier, why, &boot_id, started),
     };
-    let runtime = Builder::new_multi_thread()
-        .thread_name("runward-http")
-        .enable_all()
-        .build()
-        .map_err(system("the control plane's threads"))?;
-    on_runtime(runtime.handle());
     let code = runtime.block_on(run(core, &state, listeners, api));
     // A worker may be stuck in somebody's code: it is not waited for.
+    jobs.shutdown_background();
     runtime.shutdown_background();
     drop(signals);
     state.withdraw();
@@ -202,6 +247,10 @@ fn start(flags: &Flags, on_runtime: impl FnOnce(&Handle)) -> Result<Code, StartE
         tracing::debug!(%error, "the jobs' cgroup is left for the next start");
     }
     Ok(code)
+}
+
+fn multi_thread(name: &str) -> io::Result<Runtime> {
+    Builder::new_multi_thread().thread_name(name).enable_all().build()
 }
 
 fn system(what: &'static str) -> impl Fn(io::Error) -> StartError {
@@ -306,6 +355,7 @@ struct Supervised {
     recovered: Recovered,
     keeper: KeeperLink,
     shared: KindsShared,
+    inside: Inside,
     readers: Readers,
     urgent: mpsc::Receiver<Urgent>,
     urgent_sender: mpsc::Sender<Urgent>,
@@ -313,13 +363,13 @@ struct Supervised {
 
 /// The body of the supervisor's thread.
 fn supervise(parts: Supervised, ends: CoreEnds) -> io::Result<Code> {
-    let Supervised { recovered, keeper, shared, readers, urgent, urgent_sender } = parts;
+    let Supervised { recovered, keeper, shared, inside, readers, urgent, urgent_sender } = parts;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async move {
         let (launcher, keeper) = keeper.attach()?;
         let log_root = shared.log_root.clone();
         let (reports_sender, reports) = mpsc::channel(REPORTS);
-        let fleet = Fleet::new(shared.with(launcher), Handle::current(), reports_sender);
+        let fleet = Fleet::new(shared.with(launcher), inside, Handle::current(), reports_sender);
         let Recovered { core, log, lookup, last_seq } = recovered;
         let parts = Parts { core, runners: fleet, reports, urgent, log, records: lookup, last_seq };
         let (mut actor, supervisor) = Actor::new(parts, Arc::new(readers), log_root)?;
@@ -398,9 +448,9 @@ fn recover(
     let last_seq = log.last_seq().map_err(sql)?;
     let count = under_way.len();
     let logs = state.logs();
-    let batch =
-        recovery::plan(under_way, |record| evidence(&logs, boot_id, record), last_seq + 1, Timestamp::now())
-            .map_err(|illegal| StartError::Recovery(illegal.to_string()))?;
+    let now = Now { wall: Timestamp::now(), mono: Duration::ZERO, jitter: supervisor::jitter() };
+    let batch = recovery::plan(under_way, |record| evidence(&logs, boot_id, record), last_seq + 1, now)
+        .map_err(|illegal| StartError::Recovery(illegal.to_string()))?;
     let last_seq = batch.events.last().map_or(last_seq, |event| event.seq);
     for event in &batch.events {
         if let EventKind::AttemptEnded { outcome, error, .. } = &event.kind {
@@ -412,8 +462,13 @@ fn recover(
         log.append(&batch).map_err(StartError::Append)?;
     }
     let mut core = Core::new(limits(settings), boot_id.to_owned(), last_seq + 1);
-    for waiting in lookup.waiting().map_err(broken)? {
-        core.restore(waiting.id, waiting.priority, waiting.submitted_seq, waiting.held);
+    core.configure(settings.queues.clone(), lookup.queues().map_err(broken)?);
+    core.set_context(lookup.context().map_err(broken)?);
+    for restored in lookup.waiting().map_err(broken)? {
+        core.restore(&restored, now);
+    }
+    for record in lookup.idle().map_err(broken)? {
+        core.restore_idle(record, now);
     }
     let queued = core.counts().queued;
     if count + queued > 0 {
@@ -442,6 +497,10 @@ fn evidence(logs: &std::path::Path, boot_id: &str, record: &Record) -> Evidence 
     let Some((attempt, (run, number))) = record.attempt().zip(record.position()) else {
         return Evidence::Unknown;
     };
+    if record.job().process().is_none() {
+        // No shim vouches for it. *Go* follows the commit of its start, so it may have been given.
+        return Evidence::Unknown;
+    }
     let dir = crate::supervisor::attempt_dir(logs, record.id, run, number);
     match spool::find(&dir) {
         // After a power loss the directory's absence proves nothing: it was never synced.
@@ -479,7 +538,7 @@ fn leave_descriptors(settings: &mut Settings) -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     let left = usize::try_from(hard).unwrap_or(usize::MAX).saturating_sub(DESCRIPTORS_KEPT);
-    let enough_for = (left / DESCRIPTORS_OF_A_JOB).max(1);
+    let enough_for = u32::try_from(left / DESCRIPTORS_OF_A_JOB).unwrap_or(u32::MAX).max(1);
     if settings.max_running > enough_for {
         let limit = hard;
         tracing::warn!(
@@ -495,6 +554,7 @@ fn leave_descriptors(settings: &mut Settings) -> io::Result<()> {
 fn limits(settings: &Settings) -> Limits {
     Limits {
         max_running: settings.max_running,
+        max_in_process: settings.max_in_process,
         max_queued: settings.max_queued,
         cancel_grace: settings.cancel_grace,
         shutdown: settings.shutdown_timeout,
@@ -543,6 +603,22 @@ fn kinds_shared(settings: &Settings, state: &StateDir) -> KindsShared {
         segment_bytes: settings.segment_bytes,
         max_log_bytes: settings.max_bytes_per_attempt,
     }
+}
+
+fn inside(
+    runtime: &Handle,
+    handlers: Handlers,
+    settings: &Settings,
+    state: &StateDir,
+    listeners: &[http::Listener],
+) -> io::Result<Inside> {
+    let rules = HttpRules {
+        own: listeners.iter().filter_map(|listener| listener.address().parse().ok()).collect(),
+        allow_own_api: settings.http_jobs_own_api,
+        allow_link_local: settings.http_jobs_link_local,
+    };
+    let logs = (state.logs(), settings.segment_bytes, settings.max_bytes_per_attempt);
+    Inside::new(runtime.clone(), handlers, rules, logs)
 }
 
 fn info(

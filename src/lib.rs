@@ -21,7 +21,7 @@
 //! | 3 | [`store`]: the event log; [`http`]: the control plane |
 //! | 4 | [`daemon`]: composition, the order of start and stop |
 //!
-//! A program that embeds the daemon calls [`daemon::serve`].
+//! A program that embeds the daemon makes a [`daemon::Daemon`] with handlers of its own.
 
 #![cfg_attr(
     not(feature = "daemon"),

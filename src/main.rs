@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use runward::{daemon, settings::Flags};
+use runward::{daemon::Daemon, settings::Flags};
 
 /// Supervises jobs: submitted with curl, cancelled gracefully, never silently lost.
 #[derive(Parser)]
@@ -41,7 +41,7 @@ struct Serve {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Serve(Serve { state_dir, listen, config }) => {
-            let code = daemon::serve(&Flags { config, state_dir, listen }, |_| {});
+            let code = Daemon::new(Flags { config, state_dir, listen }).serve();
             ExitCode::from(code as u8)
         }
     }

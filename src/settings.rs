@@ -2,6 +2,7 @@
 //! An unknown key or a bad value is refused by name, with where it came from.
 
 use std::{
+    collections::BTreeMap,
     env,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -11,7 +12,7 @@ use std::{
 
 use config::{Config, Environment, File, FileFormat, Map, Source, Value, ValueKind};
 
-use crate::text;
+use crate::{job::QueueSettings, text};
 
 /// The commented file that operators get is where the defaults are written, and nowhere else.
 const COMMENTED: &str = include_str!("../config/runward.toml");
@@ -27,7 +28,11 @@ pub struct Settings {
     /// Where the API is served.
     pub listen: Vec<Listen>,
     /// Jobs that run at once.
-    pub max_running: usize,
+    pub max_running: u32,
+    /// Jobs that run at once as tasks of the daemon's own.
+    pub max_in_process: u32,
+    /// What is decided of queues, by their names.
+    pub queues: BTreeMap<String, QueueSettings>,
     /// Jobs that may wait.
     pub max_queued: usize,
     /// The grace of a job that sets none.
@@ -46,6 +51,10 @@ pub struct Settings {
     pub max_body_bytes: usize,
     /// Names by which clients may call the daemon.
     pub allowed_hosts: Vec<String>,
+    /// Whether `http` jobs may reach the daemon's own API.
+    pub http_jobs_own_api: bool,
+    /// Whether `http` jobs may reach link-local addresses.
+    pub http_jobs_link_local: bool,
     /// What is logged.
     pub log_filter: String,
     /// How it is logged.
@@ -110,7 +119,7 @@ pub enum SettingsError {
         /// Where it was found.
         origin: String,
         /// The key.
-        key: &'static str,
+        key: String,
         /// What was found.
         found: String,
         /// What would do.
@@ -138,9 +147,11 @@ pub fn load(flags: &Flags) -> Result<Settings, SettingsError> {
             .map(|text| text.parse().map_err(|expected| layers.bad("listen", text, expected)))
             .collect::<Result<_, _>>()?,
         max_running: match layers.text("jobs.max_running")?.as_str() {
-            "auto" => 4 * std::thread::available_parallelism().map_or(1, usize::from),
-            _ => layers.number("jobs.max_running", 1, 1_000_000)? as usize,
+            "auto" => 4 * std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
+            _ => layers.number("jobs.max_running", 1, 1_000_000)? as u32,
         },
+        max_in_process: layers.number("jobs.max_in_process", 1, 10_000_000)? as u32,
+        queues: layers.queues()?,
         max_queued: layers.number("jobs.max_queued", 1, 100_000_000)? as usize,
         cancel_grace: layers.duration("jobs.cancel_grace")?,
         drain_timeout: layers.duration("jobs.drain_timeout")?,
@@ -150,6 +161,8 @@ pub fn load(flags: &Flags) -> Result<Settings, SettingsError> {
         require_cgroup: layers.word("process.min_containment", &[("subreaper", false), ("cgroup2", true)])?,
         max_body_bytes: layers.number("http.max_body_bytes", 1 << 10, 64 << 20)? as usize,
         allowed_hosts: layers.strings("http.allowed_hosts")?,
+        http_jobs_own_api: layers.flag("http_jobs.allow_own_api")?,
+        http_jobs_link_local: layers.flag("http_jobs.allow_link_local")?,
         log_filter: layers.text("telemetry.filter")?,
         log_format: layers.word(
             "telemetry.format",
@@ -187,11 +200,38 @@ impl Layers {
         layers.push(("the command line".into(), command_line(flags)));
         let known = layers[0].1.keys().cloned().collect::<Vec<_>>();
         for (origin, values) in &layers {
-            if let Some(key) = values.keys().find(|key| !known.contains(key)) {
+            if let Some(key) = values.keys().find(|key| !known.contains(key) && queue_setting(key).is_none()) {
                 return Err(unknown(origin, key, &known));
             }
         }
         Ok(Self(layers))
+    }
+
+    /// What is said of queues, by their names, which are the operator's own.
+    fn queues(&self) -> Result<BTreeMap<String, QueueSettings>, SettingsError> {
+        let mut queues = BTreeMap::<String, QueueSettings>::new();
+        for (origin, values) in &self.0 {
+            for (key, value) in values {
+                let Some((name, setting)) = queue_setting(key) else { continue };
+                let queue = queues.entry(name.to_owned()).or_default();
+                let bad = |expected: &str| SettingsError::Bad {
+                    origin: origin.clone(),
+                    key: key.clone(),
+                    found: format!("{:?}", value.to_string()),
+                    expected: expected.to_owned(),
+                };
+                match setting {
+                    QueueSetting::MaxRunning => {
+                        let number = value.clone().into_uint().ok().and_then(|number| u32::try_from(number).ok());
+                        queue.max_running = Some(number.ok_or_else(|| bad("a whole number from 0"))?);
+                    }
+                    QueueSetting::Paused => {
+                        queue.paused = value.clone().into_bool().map_err(|_| bad("true or false"))?;
+                    }
+                }
+            }
+        }
+        Ok(queues)
     }
 
     fn get(&self, key: &str) -> (&str, &Value) {
@@ -204,7 +244,7 @@ impl Layers {
 
     fn bad(&self, key: &'static str, found: &str, expected: impl Into<String>) -> SettingsError {
         let origin = self.get(key).0.to_owned();
-        SettingsError::Bad { origin, key, found: format!("{found:?}"), expected: expected.into() }
+        SettingsError::Bad { origin, key: key.into(), found: format!("{found:?}"), expected: expected.into() }
     }
 
     fn text(&self, key: &'static str) -> Result<String, SettingsError> {
@@ -244,6 +284,11 @@ impl Layers {
             .ok_or_else(|| self.bad(key, &text, r#"a duration such as "30s", "5m" or "1h30m""#))
     }
 
+    fn flag(&self, key: &'static str) -> Result<bool, SettingsError> {
+        let text = self.text(key)?;
+        text.parse().map_err(|_| self.bad(key, &text, "true or false"))
+    }
+
     fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Result<T, SettingsError> {
         let text = self.text(key)?;
         let known = words.iter().find(|(word, _)| *word == text);
@@ -251,6 +296,21 @@ impl Layers {
             let words: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
             self.bad(key, &text, format!("one of {}", words.join(", ")))
         })
+    }
+}
+
+enum QueueSetting {
+    MaxRunning,
+    Paused,
+}
+
+/// The name of the queue in `queues.NAME.paused`, and which setting it is.
+fn queue_setting(key: &str) -> Option<(&str, QueueSetting)> {
+    let (name, setting) = key.strip_prefix("queues.")?.rsplit_once('.')?;
+    match setting {
+        "max_running" => Some((name, QueueSetting::MaxRunning)),
+        "paused" => Some((name, QueueSetting::Paused)),
+        _ => None,
     }
 }
 

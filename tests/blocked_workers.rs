@@ -14,7 +14,7 @@ use std::{
 use common::{Setup, processes_of, until};
 use libtest_mimic::{Arguments, Trial};
 use nix::sys::signal::Signal;
-use runward::{daemon, settings::Flags};
+use runward::{daemon::Daemon, settings::Flags};
 use serde_json::json;
 
 /// The argument that makes this program the daemon.
@@ -64,10 +64,11 @@ fn serve(arguments: &[String]) -> ExitCode {
     };
     let state_dir = values("--state-dir").remove(0);
     let flags = Flags { config: None, state_dir: Some(state_dir.clone().into()), listen: values("--listen") };
-    let code = daemon::serve(&flags, |handle| {
+    let block = |handle: &tokio::runtime::Handle| {
         let handle = handle.clone();
         thread::spawn(move || block_when_told(&handle, &Path::new(&state_dir).join(TRIGGER)));
-    });
+    };
+    let code = Daemon::new(flags).on_loop(block).serve();
     ExitCode::from(code as u8)
 }
 

@@ -13,11 +13,13 @@ pub struct Config {
     pub max_body: usize,
     /// The drain timeout of a job that sets none.
     pub drain_timeout: Duration,
+    /// The handlers that jobs can name.
+    pub handlers: Vec<String>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_body: 1 << 20, drain_timeout: Duration::from_secs(300) }
+        Self { max_body: 1 << 20, drain_timeout: Duration::from_secs(300), handlers: Vec::new() }
     }
 }
 

@@ -78,6 +78,8 @@ kinds! {
     InvalidField = "invalid-field", UNPROCESSABLE_ENTITY, "A field is not valid";
     /// A field or a kind of job of the contract that this version does not carry out.
     Unsupported = "unsupported", UNPROCESSABLE_ENTITY, "Not supported by this version";
+    /// A job names a handler that this daemon does not have: `allowed` lists those it has.
+    UnknownHandler = "unknown-handler", UNPROCESSABLE_ENTITY, "No such handler";
     /// A query parameter that the route does not know.
     UnknownParameter = "unknown-parameter", BAD_REQUEST, "Unknown query parameter";
     /// A query parameter has a value that it can't have.
@@ -116,6 +118,8 @@ kinds! {
     RunnerClosing = "runner-closing", CONFLICT, "The runner is closing";
     /// The Runner has had as many runs as one may have.
     TooManyRuns = "too-many-runs", CONFLICT, "Too many runs";
+    /// The job takes more slots than there are.
+    TooHeavy = "too-heavy", UNPROCESSABLE_ENTITY, "The job is too heavy";
     /// The body is larger than the limit.
     BodyTooLarge = "body-too-large", PAYLOAD_TOO_LARGE, "The body is too large";
     /// The address of the request is longer than the limit.
@@ -160,6 +164,7 @@ impl Kind {
             | Self::MissingField
             | Self::InvalidField
             | Self::Unsupported
+            | Self::UnknownHandler
             | Self::UnknownParameter
             | Self::InvalidParameter
             | Self::InvalidHeader
@@ -179,6 +184,7 @@ impl Kind {
             | Self::RunnerNotKeptOpen
             | Self::RunnerClosing
             | Self::TooManyRuns
+            | Self::TooHeavy
             | Self::BodyTooLarge
             | Self::UriTooLong
             | Self::UnsupportedMediaType
@@ -394,6 +400,11 @@ impl From<Refusal> for Problem {
                 ),
             ),
             Refusal::NotFound(id) => Self::runner_not_found(id),
+            Refusal::TooHeavy { max } => Self::new(
+                Kind::TooHeavy,
+                format!("`weight` must be {max} at the most: that is how many slots there are"),
+            )
+            .field("weight"),
             Refusal::Closed { outcome } => Self::new(
                 Kind::RunnerClosed,
                 format!(
@@ -419,15 +430,10 @@ impl From<Refusal> for Problem {
             ),
             Refusal::OtherLoop => Self::new(
                 Kind::InvalidField,
-                "`job` must be a process if the runner was made for one, and none if it was not: `command`, `script` and \
-                 `python` are processes; submit it as a new runner",
+                "`job` must be a process (command, script, python) on a runner whose first job was one, and one that runs \
+                 in the daemon (http, handler) on any other; submit a new runner for it",
             )
             .field("job"),
-            Refusal::TooHeavy { max } => Self::new(
-                Kind::InvalidField,
-                format!("`weight` must be {max} at the most: so many slots there are, and the job would never start"),
-            )
-            .field("weight"),
         }
     }
 }

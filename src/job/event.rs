@@ -129,8 +129,12 @@ pub enum EventKind {
         /// Who.
         by: Requester,
     },
-    /// The main task is done; the executor finishes.
-    Draining,
+    /// Nothing of it is to be run any more; the executor finishes.
+    Draining {
+        /// What became of the job.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        outcome: Option<Outcome>,
+    },
     /// Done, for good.
     Closed(CloseFacts),
 }
@@ -160,7 +164,7 @@ impl EventKind {
             Self::Idle => "idle",
             Self::RunAdded { .. } => "run_added",
             Self::CloseRequested { .. } => "close_requested",
-            Self::Draining => "draining",
+            Self::Draining { .. } => "draining",
             Self::Closed(_) => "closed",
         }
     }

@@ -15,6 +15,8 @@ pub use event::{
 pub use id::{AttemptKey, ParseIdError, RunnerId};
 pub use record::{Attempt, Drain, Failure, Receipt, Record, Run, Step};
 pub use settings::{ContextValue, QueueSettings, SharedContext, Variable};
-pub use spec::{Command, Job, OnLost, Process, Retry, Script, Spec, Webhook};
+pub use spec::{
+    Body, Command, Handler, Http, Job, OnLost, Process, Retry, Script, Spec, Text, Webhook,
+};
 pub use state::{AttemptState, Outcome, State};
 pub use transition::{Illegal, apply, create, replay};

@@ -40,6 +40,9 @@ pub struct Record {
     /// Waits for another attempt of the run that was the last to begin, not for the next run.
     #[serde(default)]
     pub again: bool,
+    /// What its outcome will be when its executor has drained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due: Option<Outcome>,
     /// Variables that runs set for the next ones; `None`: unset.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub variables: BTreeMap<String, Option<String>>,
@@ -228,6 +231,11 @@ impl Record {
         }
         let delayed = self.spec.delay.and_then(|delay| self.created_at.checked_add(delay).ok());
         delayed.max(self.spec.start_at)
+    }
+
+    /// When the time for all of it is up.
+    pub fn deadline_at(&self) -> Option<Timestamp> {
+        self.created_at.checked_add(self.spec.deadline?).ok()
     }
 
     /// What the run under way or the last to begin is to do.

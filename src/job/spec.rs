@@ -168,6 +168,10 @@ pub enum Job {
     Command(Command),
     /// A shell script.
     Script(Script),
+    /// A request over HTTP.
+    Http(Http),
+    /// An async function that was registered with the daemon.
+    Handler(Handler),
 }
 
 impl Job {
@@ -176,13 +180,29 @@ impl Job {
         match self {
             Self::Command(_) => "command",
             Self::Script(_) => "script",
+            Self::Http(_) => "http",
+            Self::Handler(_) => "handler",
         }
     }
 
-    /// How its processes run.
-    pub fn process(&self) -> &Process {
+    /// Whether it is a task of the daemon's own, not a process.
+    pub fn in_process(&self) -> bool {
+        self.process().is_none()
+    }
+
+    /// How its processes run; `None` for a job that runs in the daemon itself.
+    pub fn process(&self) -> Option<&Process> {
         match self {
-            Self::Command(Command { process, .. }) | Self::Script(Script { process, .. }) => process,
+            Self::Command(Command { process, .. }) | Self::Script(Script { process, .. }) => Some(process),
+            Self::Http(_) | Self::Handler(_) => None,
+        }
+    }
+
+    /// Whether it is a coroutine: what it makes of a cancellation is its own affair, as with asyncio.
+    pub fn is_coroutine(&self) -> bool {
+        match self {
+            Self::Command(_) | Self::Script(_) => false,
+            Self::Http(_) | Self::Handler(_) => true,
         }
     }
 }
@@ -228,6 +248,57 @@ pub struct Process {
     /// The signal that asks it to stop, without `SIG`; the default is `TERM`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
+}
+
+/// A request over HTTP, made by the daemon itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Http {
+    /// `GET`, `POST`, …
+    pub method: String,
+    /// `http:` or `https:`, without a user or a password.
+    pub url: String,
+    /// By name, in lower case.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, Text>,
+    /// What is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<Body>,
+    /// Codes such as `204`, classes such as `2xx`. Never empty.
+    pub expected_status: Vec<String>,
+    /// How many redirects are followed; the answer of one more is a failure. With 0 a redirect is the answer.
+    pub follow_redirects: u32,
+    /// How much of an answer's body is read.
+    pub max_response_bytes: u64,
+}
+
+/// A text, or the name of the context variable that holds it when the job runs: so a secret is in no record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Text {
+    /// The text itself.
+    Plain(String),
+    /// The value of this variable.
+    Context(String),
+}
+
+/// The body of a request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Body {
+    /// A text, or where it stands.
+    Text(Text),
+    /// JSON.
+    Json(serde_json::Value),
+}
+
+/// An async function that was registered with the daemon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Handler {
+    /// The name it was registered under.
+    pub name: String,
+    /// What it is called with.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub args: serde_json::Value,
 }
 
 words! {

@@ -37,6 +37,7 @@ pub fn create(event: &Event) -> Result<Record, Illegal> {
         not_before: None,
         closing: false,
         again: false,
+        due: None,
         variables: BTreeMap::new(),
         created_at: event.at,
         started_at: None,
@@ -245,16 +246,21 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             allow(matches!(record.state, Queued | Starting | Running | Idle | Cancelling))?;
             record.closing = true;
         }
-        EventKind::Draining => {
-            allow(matches!(record.state, Starting | Running | Idle | Cancelling))?;
+        EventKind::Draining { outcome } => {
+            // In the queue only where there is a Runner of earlier attempts.
+            let waits = record.state == Queued && record.attempt().is_some() && record.cancel.is_some();
+            allow(waits || matches!(record.state, Starting | Running | Idle | Cancelling))?;
             allow(record.attempt().is_none_or(|attempt| attempt.state == AttemptState::Ended))?;
             record.state = Draining;
+            record.held = false;
+            record.not_before = None;
+            record.due = *outcome;
         }
         EventKind::Closed(facts) => {
             let reason = record.cancel.as_ref().map(|receipt| receipt.reason);
             let in_queue = record.state == Queued
                 && match facts.outcome {
-                    Outcome::Cancelled => reason.is_some() || record.closing,
+                    Outcome::Cancelled => reason.is_some(),
                     Outcome::TimedOut => reason == Some(CancelReason::Deadline),
                     Outcome::Succeeded | Outcome::Failed | Outcome::Killed | Outcome::Lost => false,
                 };
@@ -263,6 +269,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             record.state = Closed;
             record.held = false;
             record.not_before = None;
+            record.due = None;
             record.outcome = Some(facts.outcome);
             record.drain = facts.drain.clone();
             record.closed_at = Some(at);

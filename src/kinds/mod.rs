@@ -1,25 +1,47 @@
 //! Runs jobs: one Runner for each, one file for each kind.
 //!
 //! A process job's main task only exchanges messages with its shim, so these Runners share the supervisor's
-//! own loop and can't block it.
+//! own loop and can't block it. The main task of an in-process job is somebody's code: it runs on a loop that all of
+//! them share, and only the code that waits for it is on the supervisor's: what blocks there can still be recorded.
 
 mod environment;
+mod handler;
+mod http;
+mod inside;
+mod output;
 mod process;
 mod script;
 
-use std::{collections::HashMap, future::poll_fn, path::PathBuf, pin::pin, sync::Arc, task::Poll};
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::{pending, poll_fn},
+    path::PathBuf,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+};
 
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
+    time::sleep,
 };
 
 pub use environment::Environment;
+pub use handler::{Call, HandlerError, HandlerResult, Handlers};
+pub use http::HttpRules;
+pub use inside::Inside;
+pub use output::Outputs;
 pub use process::end_of_spooled;
+use output::Output;
+use process::Stopped;
 
 use crate::{
-    job::{AttemptKey, Drain, Failure, Record, RunnerId, SharedContext},
+    job::{AttemptKey, ContextValue, Drain, Failure, Record, RunnerId, SharedContext},
     process::Launcher,
     runner::{AsyncRunner, CloseReport, EventLoop, LoopFactory, MainTask, RunError, Runner, RunnerHandle},
     supervisor::ports::{End, LoopFacts, News, Report, Runners, TaskFacts},
@@ -40,20 +62,65 @@ pub struct Shared {
     pub max_log_bytes: u64,
 }
 
+/// The most of a result in its JSON, bytes: it is in the record, which is read and sent whole.
+const MAX_RESULT: usize = 64 << 10;
+
+/// The context variables of a Runner.
+type Context = Arc<BTreeMap<String, String>>;
+
+/// What an in-process job sees: the shared context, over it what its submission says, over that what earlier runs
+/// have set.
+fn context_of(record: &Record, shared: &SharedContext) -> Context {
+    let shared = shared.variables.iter().filter_map(|(name, variable)| match &variable.value {
+        ContextValue::Plain(text) => Some((name, text)),
+        ContextValue::Sealed(_)
+        | ContextValue::File(_)
+        | ContextValue::Env(_)
+        | ContextValue::Credential(_) => None,
+    });
+    let given = shared.chain(&record.spec.context);
+    let mut context: BTreeMap<_, _> = given.map(|(name, value)| (name.clone(), value.clone())).collect();
+    for (name, value) in &record.variables {
+        match value {
+            Some(value) => drop(context.insert(name.clone(), value.clone())),
+            None => drop(context.remove(name)),
+        }
+    }
+    Arc::new(context)
+}
+
 /// The Runners of all jobs that were started.
 #[derive(Debug)]
 pub struct Fleet {
     shared: Arc<Shared>,
+    inside: Arc<Inside>,
     runtime: Handle,
     reports: mpsc::Sender<Report>,
     hosted: HashMap<AttemptKey, Hosted>,
-    drivers: JoinSet<()>,
+    /// Runners that another attempt or run can follow on.
+    parked: HashMap<RunnerId, Parked>,
+    /// Parked ones that are being closed.
+    closing: HashMap<AttemptKey, RunnerHandle>,
+    /// Each gives its attempt when nobody needs that any more.
+    drivers: JoinSet<AttemptKey>,
 }
 
 #[derive(Debug)]
 struct Hosted {
     orders: watch::Sender<Orders>,
     runner: RunnerHandle,
+    /// Force drops its main task: there is nothing of it to kill.
+    inside: bool,
+    event_loop: Option<EventLoop>,
+    /// Its Runner is closed, and that has been told.
+    closed: Arc<AtomicBool>,
+}
+
+/// A Runner between attempts or runs. Its driver hands it over when the main task is done.
+#[derive(Debug)]
+struct Parked {
+    runner: oneshot::Receiver<AsyncRunner>,
+    handle: RunnerHandle,
     event_loop: Option<EventLoop>,
 }
 
@@ -85,9 +152,18 @@ struct Done {
 }
 
 impl Fleet {
-    /// A fleet without Runners. They will live on `runtime`.
-    pub fn new(shared: Shared, runtime: Handle, reports: mpsc::Sender<Report>) -> Self {
-        Self { shared: Arc::new(shared), runtime, reports, hosted: HashMap::new(), drivers: JoinSet::new() }
+    /// A fleet without Runners. Those of process jobs will live on `runtime`, and what waits for any Runner.
+    pub fn new(shared: Shared, inside: Inside, runtime: Handle, reports: mpsc::Sender<Report>) -> Self {
+        Self {
+            shared: Arc::new(shared),
+            inside: Arc::new(inside),
+            runtime,
+            reports,
+            hosted: HashMap::new(),
+            parked: HashMap::new(),
+            closing: HashMap::new(),
+            drivers: JoinSet::new(),
+        }
     }
 
     fn order(&self, key: AttemptKey, change: impl FnOnce(&mut Orders)) {
@@ -98,36 +174,78 @@ impl Fleet {
 
     fn reap_drivers(&mut self) {
         while let Some(ended) = self.drivers.try_join_next() {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a Runner's driver ended badly");
+            match ended {
+                Ok(key) => {
+                    self.hosted.remove(&key);
+                    self.closing.remove(&key);
+                }
+                Err(error) => tracing::error!(%error, "a Runner's driver ended badly"),
             }
         }
     }
 }
 
 impl Runners for Fleet {
-    fn prepare(&mut self, record: Arc<Record>, key: AttemptKey, _context: Arc<SharedContext>) {
+    fn prepare(&mut self, record: Arc<Record>, key: AttemptKey, context: Arc<SharedContext>) {
         self.reap_drivers();
         let (orders, link) = watch::channel(Orders::default());
         let link = Link(link);
-        let mut runner = Runner::builder()
-            .name(record.id.to_string())
-            .debug(record.spec.debug)
-            .loop_factory(LoopFactory::shared(self.runtime.clone()))
-            .drain_timeout(record.spec.drain_timeout)
-            .build_async();
+        let inside = record.job().in_process();
         let reporter = Reporter { reports: self.reports.clone(), record: Arc::clone(&record), key };
-        let main = process::start(
-            &mut runner,
-            Arc::clone(&self.shared),
-            record,
-            key,
-            link.clone(),
-            reporter.clone(),
-        );
-        let event_loop = runner.get_loop().ok();
-        self.hosted.insert(key, Hosted { orders, runner: runner.handle(), event_loop });
-        self.drivers.spawn_on(drive(runner, main, link, reporter), &self.runtime);
+        let output = inside.then(|| self.inside.outputs.of(&record));
+        let start = {
+            let (shared, inside) = (Arc::clone(&self.shared), Arc::clone(&self.inside));
+            let (record, link, reporter) = (Arc::clone(&record), link.clone(), reporter.clone());
+            let output = output.clone();
+            move |runner: &mut AsyncRunner| match output {
+                None => process::start(runner, shared, record, key, link, reporter),
+                Some(output) => {
+                    let context = context_of(&record, &context);
+                    inside::start(runner, inside, record, context, link, reporter, output)
+                }
+            }
+        };
+        let (park, next) = oneshot::channel();
+        let park = can_follow(&record).then_some(park);
+        let parks = park.is_some();
+        let closed = Arc::new(AtomicBool::new(false));
+        let drive = Drive { link, reporter, output, park, closed: Arc::clone(&closed) };
+        let (handle, event_loop) = match self.parked.remove(&record.id) {
+            Some(Parked { runner, handle, event_loop }) => {
+                let driver = async move {
+                    // Its last driver hands it over before anything else.
+                    if let Ok(mut runner) = runner.await {
+                        let main = start(&mut runner);
+                        drive.run(runner, main).await;
+                    }
+                    key
+                };
+                self.drivers.spawn_on(driver, &self.runtime);
+                (handle, event_loop)
+            }
+            None => {
+                let runtime = if inside { &self.inside.runtime } else { &self.runtime };
+                let mut runner = Runner::builder()
+                    .name(record.id.to_string())
+                    .debug(record.spec.debug)
+                    .loop_factory(LoopFactory::shared(runtime.clone()))
+                    .drain_timeout(record.spec.drain_timeout)
+                    .build_async();
+                let main = start(&mut runner);
+                let facts = (runner.handle(), runner.get_loop().ok());
+                let driver = async move {
+                    drive.run(runner, main).await;
+                    key
+                };
+                self.drivers.spawn_on(driver, &self.runtime);
+                facts
+            }
+        };
+        if parks {
+            let parked = Parked { runner: next, handle: handle.clone(), event_loop: event_loop.clone() };
+            self.parked.insert(record.id, parked);
+        }
+        self.hosted.insert(key, Hosted { orders, runner: handle, inside, event_loop, closed });
     }
 
     fn go(&mut self, key: AttemptKey) {
@@ -142,6 +260,13 @@ impl Runners for Fleet {
 
     fn force(&mut self, key: AttemptKey) {
         self.order(key, |orders| orders.force = true);
+        if let Some(handle) = self.closing.get(&key) {
+            handle.interrupt();
+        } else if let Some(hosted) = self.hosted.get(&key).filter(|hosted| hosted.inside) {
+            // The first one cancels, the second one abandons: what a second Ctrl-C does.
+            hosted.runner.interrupt();
+            hosted.runner.interrupt();
+        }
     }
 
     fn abort(&mut self, key: AttemptKey) {
@@ -149,11 +274,37 @@ impl Runners for Fleet {
     }
 
     fn settled(&mut self, key: AttemptKey) {
+        // Its executor may still drain, and force must find it: the end of its driver removes it.
         self.order(key, |orders| orders.settled = true);
-        self.hosted.remove(&key);
+        self.reap_drivers();
     }
 
-    fn close(&mut self, _id: RunnerId, _key: AttemptKey) {}
+    fn close(&mut self, record: Arc<Record>, key: AttemptKey) {
+        self.reap_drivers();
+        // A driver that is still closing its Runner tells so itself.
+        let told = self.hosted.get(&key).is_none_or(|hosted| hosted.closed.load(Ordering::Acquire));
+        let parked = self.parked.remove(&record.id);
+        if parked.is_none() && !told {
+            return;
+        }
+        let reporter = Reporter { reports: self.reports.clone(), record, key };
+        let runner = parked.map(|parked| {
+            self.closing.insert(key, parked.handle);
+            parked.runner
+        });
+        let driver = async move {
+            let report = match runner {
+                Some(runner) => match runner.await {
+                    Ok(mut runner) => drain(runner.close().await),
+                    Err(_) => Drain::default(),
+                },
+                None => Drain::default(),
+            };
+            reporter.send(News::Closed(report)).await;
+            key
+        };
+        self.drivers.spawn_on(driver, &self.runtime);
+    }
 
     fn get_loop(&self, key: AttemptKey) -> Option<LoopFacts> {
         let event_loop = self.hosted.get(&key)?.event_loop.as_ref()?;
@@ -193,27 +344,62 @@ impl Reporter {
     }
 }
 
-type Main = Result<MainTask<Result<Done, process::Stopped>>, RunError>;
+type Main = Result<MainTask<Result<Done, Stopped>>, RunError>;
 
-/// Takes a Runner from its main task to its close.
-async fn drive(mut runner: AsyncRunner, main: Main, mut link: Link, reporter: Reporter) {
+/// Whether another attempt or run can follow on the same Runner.
+fn can_follow(record: &Record) -> bool {
+    let attempt = record.attempt().map_or(1, |attempt| attempt.attempt);
+    record.spec.keep_open || attempt < record.spec.retry.max_attempts
+}
+
+/// What takes a Runner from its main task to its close, or to the next attempt.
+struct Drive {
+    link: Link,
+    reporter: Reporter,
+    /// Of an in-process job.
+    output: Option<Output>,
+    /// Where the Runner goes if another attempt or run can follow.
+    park: Option<oneshot::Sender<AsyncRunner>>,
+    closed: Arc<AtomicBool>,
+}
+
+impl Drive {
+    async fn run(self, mut runner: AsyncRunner, main: Main) {
+    let Self { mut link, reporter, output, park, closed: told } = self;
     let ended = match main {
         Ok(main) => main.await,
         Err(error) => Err(error),
     };
-    let Done { mut end, hold } = match ended {
-        Ok(Ok(done)) => done,
-        // Nothing was executed.
-        Ok(Err(process::Stopped::Cancelled(_))) | Err(RunError::Cancelled(_)) => {
+    let Done { mut end, hold } = match (ended, &output) {
+        (Ok(Ok(done)), _) => done,
+        // Nothing was executed, or it was dropped.
+        (Ok(Err(Stopped::Cancelled(_))) | Err(RunError::Cancelled(_)), _) => {
             Done { end: End::default(), hold: None }
         }
-        Ok(Err(process::Stopped::Aborted)) => return,
-        Err(error) => {
+        (Err(RunError::Interrupted), Some(_)) => Done { end: End::default(), hold: None },
+        (Ok(Err(Stopped::Aborted)), _) => return,
+        (Err(RunError::Panicked(panic)), Some(_)) => {
+            let failure = Failure::new("panicked", format!("it panicked: {}", panic.message()));
+            Done { end: End { error: Some(failure), ..End::default() }, hold: None }
+        }
+        (Err(error), None | Some(_)) => {
             tracing::error!(runner = %reporter.record.id, %error, "a main task of runward's own failed");
             let failure = Failure::new("internal", format!("runward's own main task failed: {error}"));
             Done { end: End { error: Some(failure), lost: true, ..End::default() }, hold: None }
         }
     };
+    if let Some(output) = &output {
+        end.output = Some(output.flush().await);
+    }
+    if let Some(park) = park {
+        // Nobody takes it any more only when the supervisor is gone.
+        drop(park.send(runner));
+        told.store(true, Ordering::Release);
+        reporter.send(News::Ended(end)).await;
+        release(link, hold).await;
+        return;
+    }
+    let (handle, limit) = (runner.handle(), reporter.record.spec.drain_timeout);
     let mut close = pin!(runner.close());
     // Mostly there is nothing to close: then one commit tells the end and the close.
     end.closed = poll_fn(|cx| match close.as_mut().poll(cx) {
@@ -222,14 +408,50 @@ async fn drive(mut runner: AsyncRunner, main: Main, mut link: Link, reporter: Re
     })
     .await;
     let closed = end.closed.is_some();
+    told.store(closed, Ordering::Release);
     reporter.send(News::Ended(end)).await;
     if !closed {
-        reporter.send(News::Closed(drain(close.await))).await;
+        let report = match &output {
+            None => close.await,
+            Some(output) => {
+                let told = tokio::select! {
+                    biased;
+                    report = &mut close => Some(report),
+                    () = forced(&mut link) => None,
+                    // The executor has this long; so do tasks that its main task left behind.
+                    () = sleep(limit) => None,
+                };
+                let report = match told {
+                    Some(report) => report,
+                    None => {
+                        handle.interrupt();
+                        close.await
+                    }
+                };
+                // What was written while it drained is in the log before the close is told.
+                output.flush().await;
+                report
+            }
+        };
+        reporter.send(News::Closed(drain(report))).await;
+            told.store(true, Ordering::Release);
     }
+    release(link, hold).await;
+    }
+}
+
+/// Lets go of what is held until the end is durable.
+async fn release(mut link: Link, hold: Option<process::Hold>) {
     if link.until(|orders| orders.settled).await.is_ok()
         && let Some(hold) = hold
     {
         hold.release().await;
+    }
+}
+
+async fn forced(link: &mut Link) {
+    if link.until(|orders| orders.force).await.is_err() {
+        pending().await
     }
 }
 

@@ -222,7 +222,7 @@ fn start_failure(stage: Stage, errno: i32) -> Failure {
 
 fn stop_signal(job: &Job) -> Signal {
     // Names were checked when the job was submitted.
-    let name = job.process().stop_signal.as_deref();
+    let name = job.process().and_then(|process| process.stop_signal.as_deref());
     name.and_then(|name| Signal::from_str(&format!("SIG{name}")).ok()).unwrap_or(Signal::SIGTERM)
 }
 
@@ -237,6 +237,7 @@ async fn plan(
     let blocks = match &record.spec.job {
         Job::Command(command) => command.process.user.is_some(),
         Job::Script(_) => true,
+        Job::Http(_) | Job::Handler(_) => false,
     };
     let planned = move || plan_now(&shared, &record, key);
     let planned = match blocks {
@@ -258,7 +259,7 @@ fn plan_now(shared: &Shared, record: &Record, key: AttemptKey) -> Result<Launch,
     let runner_dir = dir.parent().unwrap_or(&dir);
     prepare_dir(runner_dir).map_err(|error| (Stage::Directory, error))?;
     let argv = argv(&record.spec.job, runner_dir)?;
-    let Process { env, cwd, stdin, user, stop_signal: _ } = record.spec.job.process();
+    let Process { env, cwd, stdin, user, stop_signal: _ } = record.spec.job.process().ok_or_else(no_process)?;
     let user = user.as_deref().map(find_user).transpose().map_err(|error| (Stage::User, error))?;
     let env = shared.environment.of(record, key, user.as_ref().map(|(user, _)| user), env);
     let cwd = cwd.clone().unwrap_or_else(|| PathBuf::from("/"));
@@ -279,7 +280,13 @@ fn argv(job: &Job, runner_dir: &Path) -> Result<Vec<OsString>, (Stage, io::Error
             let path = script::write(runner_dir, source).map_err(|error| (Stage::Directory, error))?;
             Ok(script::argv(source, &path, args))
         }
+        Job::Http(_) | Job::Handler(_) => Err(no_process()),
     }
+}
+
+/// Only process jobs come here.
+fn no_process() -> (Stage, io::Error) {
+    (Stage::Exec, io::ErrorKind::Unsupported.into())
 }
 
 fn prepare_dir(dir: &Path) -> io::Result<()> {

@@ -1,21 +1,24 @@
 //! Reading: by anybody at any time, off the async workers.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
 };
 
+use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, ToSql, params_from_iter};
 use tokio::sync::oneshot;
 
 use super::{
     OpenError, connect_readonly,
-    rows::{event_from_row, id_from_row, id_to_row, record_from_row},
+    kept::{self, Closed, Message, Totals},
+    rows::{event_from_row, id_from_row, id_to_row, record_from_row, time_from_row},
 };
 use crate::{
-    job::{self, Event, Record, RunnerId, State},
-    supervisor::{Archive, Filter, ReadError, Reading, ports::Records},
+    job::{self, Event, QueueSettings, Record, RunnerId, SharedContext, State},
+    supervisor::{core::Restored, Archive, Filter, ReadError, Reading, ports::Records},
 };
 
 /// Two readers, so that a long page does not hold up a short look-up.
@@ -57,6 +60,21 @@ impl Readers {
                 .map_err(|error| OpenError::Damaged(format!("no thread to read it: {error}")))?;
         }
         Ok(Self { reads })
+    }
+
+    /// The messages that are due, so many at the most, and when the next one after `now` is.
+    pub fn messages(&self, now: Timestamp, limit: usize) -> Reading<(Vec<Message>, Option<Timestamp>)> {
+        self.read(move |connection| kept::messages(connection, now, limit))
+    }
+
+    /// The closed Runners that may be forgotten, those that closed first first.
+    pub fn oldest_closed(&self, limit: usize) -> Reading<Vec<Closed>> {
+        self.read(move |connection| kept::oldest_closed(connection, limit))
+    }
+
+    /// How many closed Runners there are, and what is kept of their output.
+    pub fn totals(&self) -> Reading<Totals> {
+        self.read(kept::totals)
     }
 
     fn read<T: Send + 'static>(
@@ -117,19 +135,6 @@ impl Archive for Readers {
 #[derive(Debug)]
 pub struct Lookup(Connection);
 
-/// A Runner that waited when the daemon ended.
-#[derive(Clone, Copy, Debug)]
-pub struct Waiting {
-    /// Which.
-    pub id: RunnerId,
-    /// Its priority.
-    pub priority: i32,
-    /// The place of its submission.
-    pub submitted_seq: u64,
-    /// Whether it is held until somebody decides.
-    pub held: bool,
-}
-
 impl Lookup {
     /// Opens the store for look-ups.
     ///
@@ -143,30 +148,69 @@ impl Lookup {
     ///
     /// # Errors
     /// SQLite's.
-    pub fn waiting(&self) -> Result<Vec<Waiting>, OpenError> {
+    pub fn waiting(&self) -> Result<Vec<Restored>, OpenError> {
         let waiting = self
             .0
             .prepare(
-                "SELECT id, priority, n, held FROM runners WHERE state <> 'closed' AND state = ?1 ORDER BY n",
+                "SELECT id, queue, priority, n, held, weight, concurrency_key, ready_at, deadline_at, in_process
+                 FROM runners WHERE state <> 'closed' AND state = ?1 ORDER BY n",
             )?
             .query_map([State::Queued.as_str()], |row| {
-                let id = id_from_row(row, 0)?;
-                Ok(Waiting { id, priority: row.get(1)?, submitted_seq: row.get(2)?, held: row.get(3)? })
+                Ok(Restored {
+                    id: id_from_row(row, 0)?,
+                    queue: row.get(1)?,
+                    priority: row.get(2)?,
+                    submitted_seq: row.get(3)?,
+                    held: row.get(4)?,
+                    weight: row.get(5)?,
+                    concurrency_key: row.get(6)?,
+                    ready_at: time_from_row(row, 7)?,
+                    deadline_at: time_from_row(row, 8)?,
+                    in_process: row.get(9)?,
+                })
             })?
             .collect::<rusqlite::Result<_>>()?;
         Ok(waiting)
     }
 
-    /// The Runners that neither wait nor are closed. Events are the truth: their records are replayed, and
+    /// The Runners that something was being done with. Events are the truth: their records are replayed, and
     /// damage shows.
     ///
     /// # Errors
     /// SQLite's, and events that do not fit each other.
     pub fn under_way(&self) -> Result<Vec<Record>, OpenError> {
+        self.replayed("state NOT IN ('queued', 'idle')")
+    }
+
+    /// The Runners that are kept open and had nothing to do.
+    ///
+    /// # Errors
+    /// As [`Lookup::under_way`].
+    pub fn idle(&self) -> Result<Vec<Record>, OpenError> {
+        self.replayed("state = 'idle'")
+    }
+
+    /// The shared context.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn context(&self) -> Result<SharedContext, OpenError> {
+        Ok(kept::context(&self.0)?)
+    }
+
+    /// What was decided of queues.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn queues(&self) -> Result<BTreeMap<String, QueueSettings>, OpenError> {
+        Ok(kept::queues(&self.0)?)
+    }
+
+    fn replayed(&self, condition: &str) -> Result<Vec<Record>, OpenError> {
         let ids = self
             .0
-            .prepare("SELECT id FROM runners WHERE state <> 'closed' AND state <> ?1 ORDER BY n")?
-            .query_map([State::Queued.as_str()], |row| id_from_row(row, 0))?
+            .prepare(&format!("SELECT id FROM runners WHERE state <> 'closed' AND {condition} ORDER BY n"))?
+            .query_map([], |row| id_from_row(row, 0))?
             .collect::<rusqlite::Result<Vec<_>>>()?;
         ids.into_iter().map(|id| self.replay(id)).collect()
     }

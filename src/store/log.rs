@@ -2,9 +2,15 @@
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, ffi, params};
 
-use super::rows::{id_from_row, id_to_row};
+use std::collections::HashSet;
+use tokio::sync::watch;
+
+use super::{
+    kept,
+    rows::{id_from_row, id_to_row, in_process, log_bytes},
+};
 use crate::{
-    job::{Event, EventKind, Record},
+    job::{Event, EventKind, Record, RunnerId},
     supervisor::ports::{AppendError, Batch, Duplicate, EventLog, KeyedSubmission},
 };
 
@@ -12,11 +18,26 @@ use crate::{
 #[derive(Debug)]
 pub struct Log {
     connection: Connection,
+    tally: watch::Sender<Tally>,
+}
+
+/// How much of what others wait for was committed since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Runners that closed.
+    pub closed: u64,
+    /// Messages to be sent.
+    pub messages: u64,
 }
 
 impl Log {
     pub(super) fn new(connection: Connection) -> Self {
-        Self { connection }
+        Self { connection, tally: watch::Sender::default() }
+    }
+
+    /// Tells when there is work for those who send messages and those who forget.
+    pub fn tally(&self) -> watch::Receiver<Tally> {
+        self.tally.subscribe()
     }
 
     /// The place of the last event; 0 where there is none.
@@ -24,7 +45,11 @@ impl Log {
     /// # Errors
     /// SQLite's.
     pub fn last_seq(&self) -> rusqlite::Result<u64> {
-        self.connection.query_row("SELECT coalesce(max(seq), 0) FROM events", [], |row| row.get(0))
+        self.connection.query_row(
+            "SELECT max(value, (SELECT coalesce(max(seq), 0) FROM events)) FROM meta WHERE key = 'purged_seq'",
+            [],
+            |row| row.get(0),
+        )
     }
 
     fn commit(&mut self, batch: &Batch) -> rusqlite::Result<Vec<Duplicate>> {
@@ -42,7 +67,26 @@ impl Log {
         for record in batch.records.iter().filter(|record| !refused(record.id)) {
             put_record(&transaction, record)?;
         }
+        let told = queue_messages(&transaction, batch)?;
+        for (name, settings) in &batch.queues {
+            kept::set_queue(&transaction, name, *settings)?;
+        }
+        for change in &batch.context {
+            kept::set_variable(&transaction, change)?;
+        }
+        for (id, delivery) in &batch.webhooks {
+            kept::delivered(&transaction, *id, delivery)?;
+        }
+        for id in &batch.purged {
+            kept::purge(&transaction, *id)?;
+        }
         transaction.commit()?;
+        if told != Tally::default() {
+            self.tally.send_modify(|tally| {
+                tally.closed += told.closed;
+                tally.messages += told.messages;
+            });
+        }
         Ok(duplicates)
     }
 }
@@ -111,13 +155,31 @@ fn insert_event(transaction: &Transaction<'_>, event: &Event) -> rusqlite::Resul
     Ok(())
 }
 
+/// A message for each Runner that closes and is to tell somebody.
+fn queue_messages(transaction: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<Tally> {
+    let is_close = |event: &&Event| matches!(event.kind, EventKind::Closed(_));
+    let closed: HashSet<RunnerId> = batch.events.iter().filter(is_close).map(|event| event.runner).collect();
+    let mut told = Tally { closed: closed.len() as u64, messages: 0 };
+    for record in &batch.records {
+        if record.spec.on_close.is_some() && closed.contains(&record.id) {
+            kept::queue_message(transaction, record)?;
+            told.messages += 1;
+        }
+    }
+    Ok(told)
+}
+
 fn put_record(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()> {
+    let micros = |at: Option<jiff::Timestamp>| at.map(|at| at.as_microsecond());
+    let deadline = record.spec.deadline.and_then(|limit| record.created_at.checked_add(limit).ok());
     transaction
         .prepare_cached(
-            "INSERT INTO runners (n, id, state, outcome, queue, name, priority, held, last_seq, record)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
-             ON CONFLICT (n) DO UPDATE SET state = excluded.state, outcome = excluded.outcome,
-                held = excluded.held, last_seq = excluded.last_seq, record = excluded.record",
+            "INSERT INTO runners (n, id, state, outcome, queue, name, priority, held, weight, concurrency_key, ready_at,
+                start_at, deadline_at, in_process, closed_at, log_bytes, last_seq, record)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)
+             ON CONFLICT (n) DO UPDATE SET state = excluded.state, outcome = excluded.outcome, held = excluded.held,
+                ready_at = excluded.ready_at, in_process = excluded.in_process, closed_at = excluded.closed_at,
+                log_bytes = excluded.log_bytes, last_seq = excluded.last_seq, record = excluded.record",
         )?
         .execute(params![
             record.submitted_seq,
@@ -128,12 +190,20 @@ fn put_record(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Resul
             record.spec.name,
             record.spec.priority,
             record.held,
+            record.spec.weight,
+            record.spec.concurrency_key,
+            micros(record.ready_at()),
+            micros(record.spec.start_at),
+            micros(deadline),
+            in_process(record),
+            micros(record.closed_at),
+            log_bytes(record),
             record.last_seq,
             to_json(record),
         ])?;
     Ok(())
 }
 
-fn to_json(value: &impl serde::Serialize) -> String {
+pub(super) fn to_json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("the vocabulary of jobs has a JSON form")
 }

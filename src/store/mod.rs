@@ -5,6 +5,7 @@
 //! of it would drop SQLite's locks.
 
 mod archive;
+mod kept;
 mod log;
 mod rows;
 mod schema;
@@ -15,8 +16,9 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::job::RunnerId;
 
-pub use archive::{Lookup, Readers, Waiting};
-pub use log::Log;
+pub use archive::{Lookup, Readers};
+pub use kept::{Closed, Message, Totals};
+pub use log::{Log, Tally};
 
 /// Versions before this one can corrupt a WAL database when it is reset (fixed in SQLite 3.51.3).
 const OLDEST_SQLITE: i32 = 3_051_003;

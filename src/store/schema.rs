@@ -27,6 +27,36 @@ const MIGRATIONS: &[&str] = &[
      CREATE TABLE keys (
         key TEXT PRIMARY KEY, body BLOB NOT NULL, runner BLOB NOT NULL, at INTEGER NOT NULL
      ) STRICT, WITHOUT ROWID;",
+    // 2. What a waiting Runner is restored from, and what retention looks at, stands before the record: a large one
+    // is not read to get there. `meta` holds numbers that must never fall, whatever is deleted.
+    "CREATE TABLE runners_2 (
+        n INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, state TEXT NOT NULL, outcome TEXT, queue TEXT NOT NULL,
+        name TEXT, priority INTEGER NOT NULL, held INTEGER NOT NULL, weight INTEGER NOT NULL, concurrency_key TEXT,
+        ready_at INTEGER, start_at INTEGER, deadline_at INTEGER, in_process INTEGER NOT NULL, closed_at INTEGER,
+        log_bytes INTEGER NOT NULL, last_seq INTEGER NOT NULL, record TEXT NOT NULL
+     ) STRICT;
+     INSERT INTO runners_2
+        SELECT n, id, state, outcome, queue, name, priority, held, 1, NULL, NULL, NULL, NULL, 0,
+            CASE state WHEN 'closed' THEN (SELECT at FROM events WHERE seq = runners.last_seq) END,
+            (SELECT coalesce(sum(value ->> '$.output.bytes' - value ->> '$.output.dropped'), 0)
+                FROM json_each(record, '$.runs[0].attempts')),
+            last_seq, record
+        FROM runners;
+     DROP TABLE runners;
+     ALTER TABLE runners_2 RENAME TO runners;
+     CREATE INDEX runners_open ON runners (state, n) WHERE state <> 'closed';
+     CREATE INDEX runners_by_outcome ON runners (outcome, n) WHERE outcome IS NOT NULL;
+     CREATE INDEX runners_by_name ON runners (name, n) WHERE name IS NOT NULL;
+     CREATE INDEX runners_closed ON runners (closed_at, log_bytes) WHERE closed_at IS NOT NULL;
+     CREATE INDEX keys_of_runner ON keys (runner);
+     CREATE TABLE queues (name TEXT PRIMARY KEY, settings TEXT NOT NULL) STRICT, WITHOUT ROWID;
+     CREATE TABLE context (name TEXT PRIMARY KEY, variable TEXT NOT NULL) STRICT, WITHOUT ROWID;
+     CREATE TABLE webhooks (
+        runner BLOB PRIMARY KEY, attempts INTEGER NOT NULL, due_at INTEGER NOT NULL
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX webhooks_due ON webhooks (due_at);
+     CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+     INSERT INTO meta VALUES ('context_version', 0), ('purged_seq', 0);",
 ];
 
 /// Brings the file to this program's version, in one transaction.

@@ -14,12 +14,13 @@ use tokio::{
 
 use super::{
     core::{Core, Effect, Input, Now, Output, Phase, Token},
-    handle::{Archive, Command, Reply, Stage, Status, Supervisor},
+    handle::{Archive, Command, Reply, Stage, Status, Submission, Supervisor},
     hub::Hub,
     ports::{AppendError, Batch, EventLog, Records, Report, Runners},
+    wall_clock::WallClock,
     writer::{Writer, Written},
 };
-use crate::job::{Outcome, Record, RunnerId};
+use crate::job::{Outcome, Record, RunnerId, SharedContext};
 
 /// Requests taken from the API and not yet handled. Beyond it callers wait: what they asked for was not
 /// accepted yet.
@@ -88,13 +89,15 @@ pub struct Actor<R, S> {
     writer: Writer,
     hub: Arc<Hub>,
     status: watch::Sender<Status>,
+    context: watch::Sender<Arc<SharedContext>>,
+    wall_clock: WallClock,
     start: Instant,
     replies: HashMap<Token, oneshot::Sender<Reply>>,
     requests: u64,
     /// What the next commit holds.
     pending: Pending,
     /// What the commit under way holds back.
-    in_flight: Option<Vec<Effect>>,
+    in_flight: Option<InFlight>,
     /// Why the store takes nothing, and when it is tried again.
     failing: Option<(String, TokioInstant)>,
     forced: bool,
@@ -105,6 +108,12 @@ pub struct Actor<R, S> {
 struct Pending {
     batch: Batch,
     held: Vec<Effect>,
+}
+
+struct InFlight {
+    held: Vec<Effect>,
+    /// The shared context, as the commit leaves it.
+    context: Arc<SharedContext>,
 }
 
 /// What an actor is made of.
@@ -139,11 +148,13 @@ impl<R: Runners, S: Records> Actor<R, S> {
         let hub = Hub::new(parts.last_seq);
         let status = Status { stage: Stage::Recovering, counts: parts.core.counts() };
         let (status, watched) = watch::channel(status);
+        let (context, watched_context) = watch::channel(parts.core.context());
         let supervisor = Supervisor {
             commands,
             hub: Arc::clone(&hub),
             archive,
             status: watched,
+            context: watched_context,
             log_root: Arc::new(log_root),
         };
         let actor = Self {
@@ -156,6 +167,8 @@ impl<R: Runners, S: Records> Actor<R, S> {
             writer: Writer::start(parts.log)?,
             hub,
             status,
+            context,
+            wall_clock: WallClock::default(),
             start: Instant::now(),
             replies: HashMap::new(),
             requests: 0,
@@ -194,6 +207,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
         let retry = self.failing.as_ref().map(|(_, at)| at.into_std());
         let progress = self.draining().then(|| Instant::now() + PROGRESS);
         let wake = [deadline, retry, progress].into_iter().flatten().min();
+        self.wall_clock.set(self.core.next_wall_deadline());
         let busy = self.pending.batch.events.len() >= UNCOMMITTED;
         tokio::select! {
             biased;
@@ -201,6 +215,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
             written = self.writer.written(), if self.in_flight.is_some() => self.written(written),
             Some(report) = self.reports.recv() => self.input(Input::Report(report)),
             Some(command) = self.commands.recv(), if !busy => self.command(command),
+            () = self.wall_clock.rings() => self.input(Input::Tick),
             () = sleep_until(wake.unwrap_or_else(far).into()), if wake.is_some() => self.input(Input::Tick),
         }
         for _ in 0..TURN {
@@ -234,41 +249,47 @@ impl<R: Runners, S: Records> Actor<R, S> {
     }
 
     fn command(&mut self, command: Command) {
-        self.requests += 1;
+        // The client may have gone: then there is nobody to tell.
         match command {
-            Command::Submit { id, spec, key, reply } => {
-                if let Some((reason, _)) = &self.failing {
-                    // The client may have gone.
-                    drop(reply.send(Reply::StoreFailing(reason.clone())));
-                    return;
+            Command::Submit(submissions) => {
+                for (Submission { id, spec, key }, reply) in submissions {
+                    if let Some((reason, _)) = &self.failing {
+                        drop(reply.send(Reply::StoreFailing(reason.clone())));
+                        continue;
+                    }
+                    let token = (id, SUBMISSION);
+                    self.replies.insert(token, reply);
+                    self.input(Input::Submit { id, spec, key, token });
                 }
-                let token = (id, SUBMISSION);
-                self.replies.insert(token, reply);
-                self.input(Input::Submit { id, spec, key, token });
+            }
+            Command::Ask { id, request, reply } => {
+                let token = self.expect_reply(id, reply);
+                self.input(Input::Ask { id, request, token });
+            }
+            Command::Change { change, reply } => {
+                let token = self.expect_reply(RunnerId::from_u128(0), reply);
+                self.input(Input::Change { change, token });
             }
             Command::Loop { id, reply } => {
                 let facts = self.core.attempt(id).and_then(|key| self.runners.get_loop(key));
-                // The client may have gone.
                 drop(reply.send(facts));
             }
-            Command::Cancel { id, by, reply } => {
-                let token = (id, self.requests);
-                self.replies.insert(token, reply);
-                self.input(Input::Cancel { id, by, token });
-            }
-            Command::Close { id, by, reply } => {
-                let token = (id, self.requests);
-                self.replies.insert(token, reply);
-                self.input(Input::Close { id, by, token });
-            }
+            Command::Standing { id, reply } => drop(reply.send(self.core.standing(id))),
+            Command::Queues { reply } => drop(reply.send(self.core.queues())),
         }
     }
 
+    fn expect_reply(&mut self, id: RunnerId, reply: oneshot::Sender<Reply>) -> Token {
+        self.requests += 1;
+        let token = (id, self.requests);
+        self.replies.insert(token, reply);
+        token
+    }
+
     fn input(&mut self, input: Input) {
-        let now = Now { wall: Timestamp::now(), mono: self.start.elapsed() };
-        let Output { events, keys, now, held } = self.core.handle(now, input, &self.records);
-        self.pending.batch.events.extend(events);
-        self.pending.batch.keys.extend(keys);
+        let now = Now { wall: Timestamp::now(), mono: self.start.elapsed(), jitter: jitter() };
+        let Output { batch, now, held } = self.core.handle(now, input, &self.records);
+        self.pending.batch.append(batch);
         self.pending.held.extend(held);
         for effect in now {
             self.perform(effect);
@@ -281,7 +302,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
         {
             return;
         }
-        if self.pending.batch.events.is_empty() {
+        if self.pending.batch.is_empty() {
             for effect in std::mem::take(&mut self.pending.held) {
                 self.perform(effect);
             }
@@ -292,7 +313,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
         // After a failed commit there are older snapshots; the newer ones hold all that they do.
         batch.records.retain(|old| changed.iter().all(|new| new.id != old.id));
         batch.records.extend(changed);
-        self.in_flight = Some(held);
+        self.in_flight = Some(InFlight { held, context: self.core.context() });
         self.writer.write(batch);
     }
 
@@ -315,13 +336,20 @@ impl<R: Runners, S: Records> Actor<R, S> {
                 records.iter().for_each(|record| tell_end(record));
                 self.hub.publish(&records, upto);
                 self.input(Input::Committed { upto });
-                for effect in self.in_flight.take().unwrap_or_default() {
-                    self.perform(effect);
+                if let Some(InFlight { held, context }) = self.in_flight.take() {
+                    self.context.send_if_modified(|known| {
+                        let newer = context.version > known.version;
+                        if newer {
+                            *known = context;
+                        }
+                        newer
+                    });
+                    held.into_iter().for_each(|effect| self.perform(effect));
                 }
             }
             Err(AppendError::Refused(reason)) => {
-                let held = self.in_flight.take().unwrap_or_default();
-                self.store_refused(batch, held, reason);
+                let held = self.in_flight.take().map(|in_flight| in_flight.held);
+                self.store_refused(batch, held.unwrap_or_default(), reason);
             }
             Err(AppendError::Broken(reason)) => self.ended = Some(Ended::Fatal(Fatal::StoreBroken(reason))),
         }
@@ -341,8 +369,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
             self.answer((*id, SUBMISSION), Reply::StoreFailing(reason.clone()));
         }
         let newer = std::mem::replace(&mut self.pending, Pending { batch, held });
-        self.pending.batch.events.extend(newer.batch.events);
-        self.pending.batch.keys.extend(newer.batch.keys);
+        self.pending.batch.append(newer.batch);
         self.pending.held.extend(newer.held);
         self.forget(refused);
         // What is to be stopped is stopped, whatever the disk does; but nobody is told that it is on record.
@@ -354,9 +381,11 @@ impl<R: Runners, S: Records> Actor<R, S> {
                 Effect::Finished { .. } => {
                     self.ended = Some(Ended::Fatal(Fatal::StoreBroken(reason.clone())));
                 }
-                Effect::Prepare(..) | Effect::Go(_) | Effect::Abort(_) | Effect::Settled(_) => {
-                    self.pending.held.push(effect);
-                }
+                Effect::Prepare(..)
+                | Effect::Go(_)
+                | Effect::Abort(_)
+                | Effect::Close(..)
+                | Effect::Settled(_) => self.pending.held.push(effect),
             }
         }
     }
@@ -383,16 +412,22 @@ impl<R: Runners, S: Records> Actor<R, S> {
         match effect {
             Effect::Prepare(id, key) => {
                 if let Some(record) = self.core.record(id) {
-                    self.runners.prepare(record, key, Arc::default());
+                    self.runners.prepare(record, key, self.core.context());
                 }
             }
             Effect::Go(key) => self.runners.go(key),
             Effect::Cancel(key) => self.runners.cancel(key),
             Effect::Force(key) => self.runners.force(key),
             Effect::Abort(key) => {
-                let held = self.in_flight.iter_mut().chain([&mut self.pending.held]);
+                let in_flight = self.in_flight.as_mut().map(|in_flight| &mut in_flight.held);
+                let held = in_flight.into_iter().chain([&mut self.pending.held]);
                 held.for_each(|held| held.retain(|held| *held != Effect::Go(key)));
                 self.runners.abort(key);
+            }
+            Effect::Close(id, key) => {
+                if let Some(record) = self.core.record(id) {
+                    self.runners.close(record, key);
+                }
             }
             Effect::Settled(key) => self.runners.settled(key),
             Effect::Reply(token, answer) => self.answer(token, Reply::Answer(answer)),
@@ -460,6 +495,13 @@ fn tell_end(record: &Record) {
         Outcome::Failed => tracing::info!(%runner, name, %outcome, exit, error, "closed"),
         Outcome::Lost => tracing::warn!(%runner, name, %outcome, error, "closed"),
     }
+}
+
+/// From 0 to 1, as good as random.
+pub(crate) fn jitter() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    // Each state has keys of its own, which begin as random numbers.
+    RandomState::new().hash_one(0_u8) as f64 / u64::MAX as f64
 }
 
 /// A deadline for a timer that is switched off.

@@ -5,11 +5,13 @@ use std::{path::PathBuf, pin::Pin, sync::Arc, time::Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    core::{Answer, Counts},
+    core::{Answer, Change, Counts, QueueStatus, Request, Standing},
     hub::{Hub, Subscription},
-    ports::{IdempotencyKey, LoopFacts},
+    ports::{Delivery, IdempotencyKey, LoopFacts},
 };
-use crate::job::{Event, Outcome, Record, Requester, RunnerId, Spec, State};
+use crate::job::{
+    ContextValue, Event, Job, Outcome, QueueSettings, Record, Requester, RunnerId, SharedContext, Spec, State,
+};
 
 /// A handle on the supervisor.
 #[derive(Clone)]
@@ -18,16 +20,31 @@ pub struct Supervisor {
     pub(super) hub: Arc<Hub>,
     pub(super) archive: Arc<dyn Archive>,
     pub(super) status: watch::Receiver<Status>,
+    pub(super) context: watch::Receiver<Arc<SharedContext>>,
     pub(super) log_root: Arc<PathBuf>,
 }
 
 /// What is asked of the supervisor.
 #[derive(Debug)]
 pub(super) enum Command {
-    Submit { id: RunnerId, spec: Arc<Spec>, key: Option<IdempotencyKey>, reply: oneshot::Sender<Reply> },
-    Cancel { id: RunnerId, by: Requester, reply: oneshot::Sender<Reply> },
-    Close { id: RunnerId, by: Requester, reply: oneshot::Sender<Reply> },
+    /// All of them in one transaction.
+    Submit(Vec<(Submission, oneshot::Sender<Reply>)>),
+    Ask { id: RunnerId, request: Request, reply: oneshot::Sender<Reply> },
+    Change { change: Change, reply: oneshot::Sender<Reply> },
     Loop { id: RunnerId, reply: oneshot::Sender<Option<LoopFacts>> },
+    Standing { id: RunnerId, reply: oneshot::Sender<Option<Standing>> },
+    Queues { reply: oneshot::Sender<Vec<QueueStatus>> },
+}
+
+/// A job to be accepted.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// The id of the Runner to make.
+    pub id: RunnerId,
+    /// The job.
+    pub spec: Arc<Spec>,
+    /// The client's key.
+    pub key: Option<IdempotencyKey>,
 }
 
 #[derive(Clone, Debug)]
@@ -107,29 +124,29 @@ pub enum Refusal {
         /// How it ended.
         outcome: Outcome,
     },
-    /// Nothing runs on it that could be cancelled.
-    #[error("nothing runs on it")]
-    Idle,
-    /// It is not kept open.
-    #[error("it is not kept open")]
-    NotKeptOpen,
-    /// It is being closed.
-    #[error("it is being closed")]
-    Closing,
     /// It takes more slots than there are.
-    #[error("it takes more than all {max} slots")]
+    #[error("it takes more slots than there are: {max}")]
     TooHeavy {
         /// How many there are.
         max: u32,
     },
+    /// Nothing runs on it that could be cancelled.
+    #[error("nothing runs on the Runner; close it instead")]
+    Idle,
+    /// It is not kept open.
+    #[error("the Runner is not kept open: it takes no other run")]
+    NotKeptOpen,
+    /// It is being closed.
+    #[error("the Runner is being closed")]
+    Closing,
     /// It has had as many runs as one record holds.
-    #[error("it has had {max} runs")]
+    #[error("the Runner has had {max} runs, and takes no more")]
     TooManyRuns {
         /// How many that are.
         max: u32,
     },
-    /// One is a process, the other a task of the daemon's.
-    #[error("another loop")]
+    /// One is a process, the other a task of the daemon's: they don't share a loop.
+    #[error("a Runner takes either processes or jobs that run in the daemon, as its first job was")]
     OtherLoop,
     /// The supervisor has ended.
     #[error("the supervisor has ended")]
@@ -190,40 +207,48 @@ impl Supervisor {
     ///
     /// # Errors
     /// [`Refusal`]; then nothing was accepted.
-    pub async fn submit(
-        &self,
-        id: RunnerId,
-        spec: Arc<Spec>,
-        key: Option<IdempotencyKey>,
-    ) -> Result<Submitted, Refusal> {
-        let replay = |original, same_body| match same_body {
-            true => Ok(Submitted { id: original, replayed: true }),
-            false => Err(Refusal::KeyReused { original }),
-        };
-        if let Some(key) = &key {
+    pub async fn submit(&self, submission: Submission) -> Result<Submitted, Refusal> {
+        if let Some(key) = &submission.key {
             let known = self.archive.keyed(key.key.clone()).await;
             if let Some((original, body)) = known.map_err(|error| Refusal::StoreFailing(error.0))? {
                 return replay(original, body == key.body);
             }
         }
-        match self.ask(|reply| Command::Submit { id, spec, key, reply }).await? {
-            Reply::Duplicate { original, same_body } => replay(original, same_body),
-            Reply::StoreFailing(reason) | Reply::NotRecorded(reason) => Err(Refusal::StoreFailing(reason)),
-            Reply::Answer(answer) => match answer {
-                Answer::Accepted | Answer::AlreadySo => Ok(Submitted { id, replayed: false }),
-                Answer::Denied(denied) => Err(denied.into()),
-                Answer::Unknown => Err(Refusal::Ended),
-            },
+        let id = submission.id;
+        let reply = self.ask(|reply| Command::Submit(vec![(submission, reply)])).await?;
+        submitted(id, reply)
+    }
+
+    /// Submits jobs in one transaction, with an answer for each, in their order. Answered, and dropped, as
+    /// [`Supervisor::submit`].
+    ///
+    /// # Errors
+    /// [`Refusal`] for each that was not accepted; the others were.
+    pub async fn submit_batch(&self, jobs: Vec<Submission>) -> Vec<Result<Submitted, Refusal>> {
+        let ids: Vec<RunnerId> = jobs.iter().map(|job| job.id).collect();
+        let (jobs, answers): (Vec<_>, Vec<_>) = jobs
+            .into_iter()
+            .map(|job| {
+                let (reply, answer) = oneshot::channel();
+                ((job, reply), answer)
+            })
+            .unzip();
+        // Nobody there: then no answer comes, which says the same.
+        drop(self.commands.send(Command::Submit(jobs)).await);
+        let mut results = Vec::with_capacity(ids.len());
+        for (id, answer) in ids.into_iter().zip(answers) {
+            results.push(answer.await.map_err(|_| Refusal::Ended).and_then(|reply| submitted(id, reply)));
         }
+        results
     }
 
     /// Cancels a Runner's main task; the second time by force. Answered when it is durable.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`], [`Refusal::Closed`] where there was nothing left to cancel, or
+    /// [`Refusal::NotFound`], [`Refusal::Closed`] where there was nothing left to cancel, [`Refusal::Idle`], or
     /// [`Refusal::NotRecorded`].
     pub async fn cancel(&self, id: RunnerId, by: Requester) -> Result<Taken, Refusal> {
-        let reply = self.ask(|reply| Command::Cancel { id, by, reply }).await?;
+        let reply = self.request(id, Request::Cancel(by)).await?;
         self.taken(id, reply, true).await
     }
 
@@ -232,8 +257,114 @@ impl Supervisor {
     /// # Errors
     /// [`Refusal::NotFound`] or [`Refusal::NotRecorded`].
     pub async fn close(&self, id: RunnerId, by: Requester) -> Result<Taken, Refusal> {
-        let reply = self.ask(|reply| Command::Close { id, by, reply }).await?;
+        let reply = self.request(id, Request::Close(by)).await?;
         self.taken(id, reply, false).await
+    }
+
+    /// Lets a held Runner start. One that is not held is no error.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`], [`Refusal::Closed`] or [`Refusal::NotRecorded`].
+    pub async fn release(&self, id: RunnerId, by: Requester) -> Result<Taken, Refusal> {
+        let reply = self.request(id, Request::Release(by)).await?;
+        self.taken(id, reply, true).await
+    }
+
+    /// Runs another job on a Runner that is kept open, after those that were asked for before. Gives the number of
+    /// the run. Answered when it is durable.
+    ///
+    /// # Errors
+    /// [`Refusal`]; then it was not accepted.
+    pub async fn add_run(&self, id: RunnerId, job: Arc<Job>) -> Result<u32, Refusal> {
+        match self.request(id, Request::AddRun(job)).await? {
+            Reply::Answer(Answer::Run(run)) => Ok(run),
+            reply => match self.taken(id, reply, false).await? {
+                Taken::Accepted | Taken::AlreadySo => Err(self.closed(id).await),
+            },
+        }
+    }
+
+    async fn closed(&self, id: RunnerId) -> Refusal {
+        match self.archive.record(id).await {
+            Ok(Some(Record { outcome: Some(outcome), .. })) => Refusal::Closed { outcome },
+            Ok(Some(_)) => Refusal::Closing,
+            Ok(None) => Refusal::NotFound(id),
+            Err(error) => Refusal::StoreFailing(error.0),
+        }
+    }
+
+    /// Changes a queue; `None`: back to the operator's settings. Answered when it is durable.
+    ///
+    /// # Errors
+    /// [`Refusal::NotRecorded`]
+    pub async fn set_queue(&self, name: String, settings: Option<QueueSettings>) -> Result<(), Refusal> {
+        self.change(Change::Queue(name, settings)).await.map(drop)
+    }
+
+    /// The queues that are configured, were changed or are used.
+    ///
+    /// # Errors
+    /// [`Refusal::Ended`]
+    pub async fn queues(&self) -> Result<Vec<QueueStatus>, Refusal> {
+        self.ask(|reply| Command::Queues { reply }).await
+    }
+
+    /// Sets a variable of the shared context; `None` unsets it. Gives the version of the context with it. Answered
+    /// when it is durable.
+    ///
+    /// # Errors
+    /// [`Refusal::NotRecorded`]
+    pub async fn set_variable(&self, name: String, value: Option<ContextValue>) -> Result<u64, Refusal> {
+        match self.change(Change::Variable(name, value)).await? {
+            Answer::Version(version) => Ok(version),
+            Answer::Accepted
+            | Answer::AlreadySo
+            | Answer::Run(_)
+            | Answer::Denied(_)
+            | Answer::Unknown => Ok(self.context().version),
+        }
+    }
+
+    /// The shared context, as it was last made durable.
+    pub fn context(&self) -> Arc<SharedContext> {
+        Arc::clone(&self.context.borrow())
+    }
+
+    /// Forgets closed Runners, with all that belongs to them but the output. Others are left. Answered when it is
+    /// durable.
+    ///
+    /// # Errors
+    /// [`Refusal::NotRecorded`]
+    pub async fn purge(&self, ids: Vec<RunnerId>) -> Result<(), Refusal> {
+        self.change(Change::Purge(ids)).await.map(drop)
+    }
+
+    /// Records what became of a message. Answered when it is durable.
+    ///
+    /// # Errors
+    /// [`Refusal::NotRecorded`]
+    pub async fn delivered(&self, id: RunnerId, delivery: Delivery) -> Result<(), Refusal> {
+        self.change(Change::Delivered(id, delivery)).await.map(drop)
+    }
+
+    /// Why a waiting Runner is not running; `None` where it does not wait.
+    ///
+    /// # Errors
+    /// [`Refusal::Ended`]
+    pub async fn standing(&self, id: RunnerId) -> Result<Option<Standing>, Refusal> {
+        self.ask(|reply| Command::Standing { id, reply }).await
+    }
+
+    async fn request(&self, id: RunnerId, request: Request) -> Result<Reply, Refusal> {
+        self.ask(|reply| Command::Ask { id, request, reply }).await
+    }
+
+    async fn change(&self, change: Change) -> Result<Answer, Refusal> {
+        match self.ask(|reply| Command::Change { change, reply }).await? {
+            Reply::Answer(answer) => Ok(answer),
+            Reply::Duplicate { .. } => Ok(Answer::Unknown),
+            Reply::StoreFailing(reason) | Reply::NotRecorded(reason) => Err(Refusal::NotRecorded(reason)),
+        }
     }
 
     /// What is on a Runner's loop. One that has not started yet has nothing on it: Runners are lazy.
@@ -260,7 +391,7 @@ impl Supervisor {
             }
         };
         match answer {
-            Answer::Accepted => Ok(Taken::Accepted),
+            Answer::Accepted | Answer::Run(_) | Answer::Version(_) => Ok(Taken::Accepted),
             Answer::AlreadySo => Ok(Taken::AlreadySo),
             Answer::Denied(denied) => Err(denied.into()),
             Answer::Unknown => {
@@ -306,11 +437,38 @@ impl Supervisor {
     }
 }
 
+fn replay(original: RunnerId, same_body: bool) -> Result<Submitted, Refusal> {
+    match same_body {
+        true => Ok(Submitted { id: original, replayed: true }),
+        false => Err(Refusal::KeyReused { original }),
+    }
+}
+
+fn submitted(id: RunnerId, reply: Reply) -> Result<Submitted, Refusal> {
+    match reply {
+        Reply::Duplicate { original, same_body } => replay(original, same_body),
+        Reply::StoreFailing(reason) | Reply::NotRecorded(reason) => Err(Refusal::StoreFailing(reason)),
+        Reply::Answer(answer) => match answer {
+            Answer::Accepted | Answer::AlreadySo | Answer::Run(_) | Answer::Version(_) => {
+                Ok(Submitted { id, replayed: false })
+            }
+            Answer::Denied(denied) => Err(denied.into()),
+            Answer::Unknown => Err(Refusal::Ended),
+        },
+    }
+}
+
 impl From<super::core::Denied> for Refusal {
     fn from(denied: super::core::Denied) -> Self {
         match denied {
             super::core::Denied::Draining => Self::Draining,
             super::core::Denied::QueueFull => Self::QueueFull,
+            super::core::Denied::TooHeavy { max } => Self::TooHeavy { max },
+            super::core::Denied::Idle => Self::Idle,
+            super::core::Denied::NotKeptOpen => Self::NotKeptOpen,
+            super::core::Denied::Closing => Self::Closing,
+            super::core::Denied::TooManyRuns { max } => Self::TooManyRuns { max },
+            super::core::Denied::OtherLoop => Self::OtherLoop,
         }
     }
 }

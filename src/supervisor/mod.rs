@@ -10,15 +10,17 @@ mod handle;
 mod hub;
 pub mod ports;
 pub mod recovery;
-mod stub;
+mod wall_clock;
 mod writer;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use actor::jitter;
 pub use actor::{Actor, Ended, Fatal, Parts, REPORTS, Urgent};
-pub use handle::{Archive, Filter, ReadError, Reading, Refusal, Stage, Status, Submitted, Supervisor, Taken};
+pub use handle::{
+    Archive, Filter, ReadError, Reading, Refusal, Stage, Status, Submission, Submitted, Supervisor, Taken,
+};
 pub use hub::{Hub, Subscription};
-pub use stub::{Limit, QueueStatus, Standing, Submission};
 
 use crate::job::RunnerId;
 

@@ -20,8 +20,8 @@ pub struct Batch {
     pub keys: Vec<KeyedSubmission>,
     /// Queues as they are now; `None`: back to what the settings say.
     pub queues: Vec<(String, Option<QueueSettings>)>,
-    /// Variables of the shared context as they are now; `None`: unset.
-    pub context: Vec<(String, Option<Variable>)>,
+    /// Changes of the shared context.
+    pub context: Vec<ContextChange>,
     /// Closed Runners to be forgotten, with all that belongs to them.
     pub purged: Vec<RunnerId>,
     /// What became of messages that were to be sent.
@@ -29,6 +29,21 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Adds what happened later. The newer of two records stands.
+    pub fn append(&mut self, later: Self) {
+        let Self { events, records, keys, queues, context, purged, webhooks } = later;
+        self.events.extend(events);
+        if !records.is_empty() {
+            self.records.retain(|old| records.iter().all(|new| new.id != old.id));
+            self.records.extend(records);
+        }
+        self.keys.extend(keys);
+        self.queues.extend(queues);
+        self.context.extend(context);
+        self.purged.extend(purged);
+        self.webhooks.extend(webhooks);
+    }
+
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         let Self { events, records, keys, queues, context, purged, webhooks } = self;
@@ -40,6 +55,17 @@ impl Batch {
             && purged.is_empty()
             && webhooks.is_empty()
     }
+}
+
+/// A variable of the shared context that was set or unset.
+#[derive(Clone, Debug)]
+pub struct ContextChange {
+    /// The version of the context with it.
+    pub version: u64,
+    /// Its name.
+    pub name: String,
+    /// The variable as it is now; `None`: unset.
+    pub variable: Option<Variable>,
 }
 
 /// What became of an attempt to tell somebody that a Runner has closed.
@@ -128,7 +154,7 @@ pub trait Runners {
     fn settled(&mut self, key: AttemptKey);
     /// Closes a Runner that waits for another attempt or run; [`News::Closed`] follows. One that has no Runner
     /// is closed already.
-    fn close(&mut self, id: RunnerId, key: AttemptKey);
+    fn close(&mut self, record: Arc<Record>, key: AttemptKey);
     /// What is on a Runner's loop; `None` where the attempt is over.
     fn get_loop(&self, key: AttemptKey) -> Option<LoopFacts>;
 }

@@ -3,14 +3,12 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
 use super::{
-    core::verdict,
+    core::{Next, Now, final_outcome, requeued, verdict, what_follows},
     ports::{Batch, End},
 };
 use crate::job::{
-    self, AttemptState, CloseFacts, Event, EventKind, Failure, Illegal, OnLost, Outcome, Record,
+    self, AttemptState, CloseFacts, Event, EventKind, Failure, Illegal, Record,
     RequeueReason, State,
 };
 
@@ -34,36 +32,41 @@ pub fn plan(
     unfinished: Vec<Record>,
     look: impl Fn(&Record) -> Evidence,
     mut next_seq: u64,
-    now: Timestamp,
+    now: Now,
 ) -> Result<Batch, Illegal> {
     let mut batch = Batch::default();
     for mut record in unfinished {
-        let evidence = look(&record);
-        for kind in fate(&record, evidence) {
-            let event = Event { seq: next_seq, runner: record.id, at: now, kind };
+        let mut happened = |record: &mut Record, kind| {
+            let event = Event { seq: next_seq, runner: record.id, at: now.wall, kind };
             next_seq += 1;
-            job::apply(&mut record, &event)?;
+            job::apply(record, &event)?;
             batch.events.push(event);
+            Ok(())
+        };
+        let evidence = look(&record);
+        if let Some(ended) = end(&record, evidence) {
+            happened(&mut record, ended)?;
+        }
+        if record.state != State::Queued {
+            for kind in fate(&record, now) {
+                happened(&mut record, kind)?;
+            }
         }
         batch.records.push(Arc::new(record));
     }
     Ok(batch)
 }
 
-/// The rows of the recovery table, for one Runner.
-fn fate(record: &Record, evidence: Evidence) -> Vec<EventKind> {
-    let close = |outcome| EventKind::Closed(CloseFacts { outcome, drain: None });
-    let (state, outcome) = match record.attempt() {
-        Some(attempt) => (attempt.state, attempt.outcome),
-        None => (AttemptState::Ended, None),
-    };
-    if record.state == State::Draining || state == AttemptState::Ended {
-        // It had ended; only its executor was not done, and that ended with the daemon.
-        return vec![close(outcome.unwrap_or(Outcome::Lost))];
+/// What became of the attempt under way; `None` where it had ended.
+fn end(record: &Record, evidence: Evidence) -> Option<EventKind> {
+    let under_way = record.attempt().is_some_and(|attempt| attempt.state != AttemptState::Ended);
+    if record.state == State::Draining || !under_way {
+        return None;
     }
     let end = match evidence {
         Evidence::NotExecuted if record.cancel.is_none() => {
-            return vec![EventKind::Requeued { reason: RequeueReason::NotExecuted, held: false, not_before: None }];
+            let reason = RequeueReason::NotExecuted;
+            return Some(EventKind::Requeued { reason, held: false, not_before: None });
         }
         Evidence::NotExecuted => End::default(),
         Evidence::Ended(end) => end,
@@ -74,22 +77,31 @@ fn fate(record: &Record, evidence: Evidence) -> Vec<EventKind> {
         },
     };
     let outcome = verdict(record, &end);
-    let ended = end.into_event(outcome);
-    let again = |held| EventKind::Requeued { reason: RequeueReason::Lost, held, not_before: None };
-    match (outcome, &record.cancel, record.spec.on_lost) {
-        (Outcome::Lost, None, OnLost::Requeue) => vec![ended, again(false)],
-        (Outcome::Lost, None, OnLost::Hold) => vec![ended, again(true)],
-        // What was cancelled never runs again.
-        (_, _, OnLost::Fail | OnLost::Requeue | OnLost::Hold) => {
-            vec![ended, EventKind::Draining, close(outcome)]
-        }
+    Some(end.into_event(outcome))
+}
+
+/// What follows it: as it would have been while the daemon lived, but that nothing is left to drain.
+fn fate(record: &Record, now: Now) -> Vec<EventKind> {
+    let close = |outcome| EventKind::Closed(CloseFacts { outcome, drain: None });
+    let outcome = final_outcome(record);
+    if record.state == State::Draining {
+        return vec![close(outcome)];
+    }
+    match what_follows(record, false) {
+        Next::Again { reason, held } => vec![requeued(record, reason, held, now.wall, now.jitter)],
+        Next::Idle => vec![EventKind::Idle],
+        Next::Close => vec![EventKind::Draining { outcome: Some(outcome) }, close(outcome)],
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
-    use crate::job::{AttemptKey, CancelReason, Command, Exit, Job, Requester, RunnerId, Spec};
+    use crate::job::{OnLost, Outcome, AttemptKey, CancelReason, Command, Exit, Job, Requester, RunnerId, Spec};
+
+    const NOW: Now = Now { wall: Timestamp::UNIX_EPOCH, mono: std::time::Duration::ZERO, jitter: 1.0 };
 
     fn record(on_lost: OnLost, then: Vec<EventKind>) -> Record {
         let id = RunnerId::new();
@@ -114,7 +126,7 @@ mod tests {
     }
 
     fn recover(record: Record, evidence: Evidence) -> Arc<Record> {
-        let batch = plan(vec![record], |_| evidence.clone(), 100, Timestamp::UNIX_EPOCH).expect("legal");
+        let batch = plan(vec![record], |_| evidence.clone(), 100, NOW).expect("legal");
         Arc::clone(&batch.records[0])
     }
 
@@ -175,7 +187,7 @@ mod tests {
         let end = End { exit: Some(Exit::Code(0)), ..End::default() };
         let ended = end.into_event(Outcome::Succeeded);
         let after =
-            recover(record(OnLost::Requeue, vec![running(), ended, EventKind::Draining]), Evidence::Unknown);
+            recover(record(OnLost::Requeue, vec![running(), ended, EventKind::Draining { outcome: None }]), Evidence::Unknown);
         assert_eq!((after.state, after.outcome), (State::Closed, Some(Outcome::Succeeded)));
     }
 }

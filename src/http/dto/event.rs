@@ -171,7 +171,7 @@ impl From<&job::EventKind> for EventKind {
             job::EventKind::Idle => Self::Idle,
             job::EventKind::RunAdded { run, job } => Self::RunAdded { run: *run, job: Job::from(&**job) },
             job::EventKind::CloseRequested { by } => Self::CloseRequested { by: by.0.clone() },
-            job::EventKind::Draining => Self::Draining,
+            job::EventKind::Draining { outcome: _ } => Self::Draining,
             job::EventKind::Closed(facts) => {
                 Self::Closed { outcome: facts.outcome.as_str(), drain: facts.drain.as_ref().map(Drain::from) }
             }

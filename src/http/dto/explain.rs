@@ -152,12 +152,12 @@ impl From<explain::Facts> for Facts {
     }
 }
 
-impl From<&supervisor::Limit> for Limit {
-    fn from(limit: &supervisor::Limit) -> Self {
+impl From<&supervisor::core::Limit> for Limit {
+    fn from(limit: &supervisor::core::Limit) -> Self {
         match limit {
-            supervisor::Limit::Queue { name: _, max } => Self { of: "queue", max: *max },
-            supervisor::Limit::Daemon { max } => Self { of: "daemon", max: *max },
-            supervisor::Limit::InProcess { max } => Self { of: "in_process", max: *max },
+            supervisor::core::Limit::Queue { name: _, max } => Self { of: "queue", max: *max },
+            supervisor::core::Limit::Daemon { max } => Self { of: "daemon", max: *max },
+            supervisor::core::Limit::InProcess { max } => Self { of: "in_process", max: *max },
         }
     }
 }

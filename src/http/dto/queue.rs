@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{job::QueueSettings, supervisor::QueueStatus};
+use crate::{job::QueueSettings, supervisor::core::QueueStatus};
 
 /// A queue.
 #[derive(Serialize, ToSchema)]

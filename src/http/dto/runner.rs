@@ -105,6 +105,10 @@ pub(crate) enum Job {
     Command(Command),
     /// A script.
     Script(Script),
+    /// A request over HTTP.
+    Http(Http),
+    /// An async function of the program that embeds the daemon.
+    Handler(Handler),
 }
 
 /// A program, executed without a shell.
@@ -128,6 +132,37 @@ pub(crate) struct Script {
     /// Where and as whom it runs.
     #[serde(flatten)]
     process: Process,
+}
+
+/// A request over HTTP, made by the daemon.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Http {
+    /// The method.
+    method: String,
+    /// The address.
+    url: String,
+    /// The headers: texts, or `{"context": "NAME"}` for what a context variable holds.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = Object)]
+    headers: BTreeMap<String, serde_json::Value>,
+    /// The body: a text, `{"context": "NAME"}`, or any other JSON, which is sent as such.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<serde_json::Value>,
+    /// The codes and classes of an answer that is a success.
+    expected_status: Vec<String>,
+    /// How many redirects are followed.
+    follow_redirects: u32,
+    /// How much of the answer's body is read.
+    max_response_bytes: u64,
+}
+
+/// An async function of the program that embeds the daemon.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Handler {
+    /// Its name.
+    name: String,
+    /// What it is called with.
+    args: serde_json::Value,
 }
 
 /// What all jobs that are processes have.
@@ -382,7 +417,28 @@ impl From<&job::Job> for Job {
             job::Job::Script(job::Script { source, args, process }) => {
                 Self::Script(Script { source: source.clone(), args: args.clone(), process: process.into() })
             }
+            job::Job::Http(http) => Self::Http(http.into()),
+            job::Job::Handler(job::Handler { name, args }) => {
+                Self::Handler(Handler { name: name.clone(), args: args.clone() })
+            }
         }
+    }
+}
+
+impl From<&job::Http> for Http {
+    fn from(http: &job::Http) -> Self {
+        let job::Http { method, url, headers, body, expected_status, follow_redirects, max_response_bytes } =
+            http.clone();
+        let text = |text: job::Text| match text {
+            job::Text::Plain(text) => text.into(),
+            job::Text::Context(name) => serde_json::json!({"context": name}),
+        };
+        let body = body.map(|body| match body {
+            job::Body::Text(given) => text(given),
+            job::Body::Json(value) => value,
+        });
+        let headers = headers.into_iter().map(|(name, value)| (name, text(value))).collect();
+        Self { method, url, headers, body, expected_status, follow_redirects, max_response_bytes }
     }
 }
 

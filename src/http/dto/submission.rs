@@ -117,6 +117,68 @@ enum JobToRun {
     Command(CommandToRun),
     /// A script.
     Script(ScriptToRun),
+    /// A request over HTTP, made by the daemon itself.
+    Http(HttpToRun),
+    /// An async function of the program that embeds the daemon; `echo` and `sleep` are always there.
+    Handler(HandlerToRun),
+}
+
+/// The address to get, alone or with all that can be said of the request.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+enum HttpToRun {
+    /// The address.
+    Short(String),
+    /// The same and more.
+    Long(HttpForm),
+}
+
+/// A request over HTTP.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+struct HttpForm {
+    /// The method.
+    #[schema(default = "GET")]
+    method: Option<String>,
+    /// The address, `http:` or `https:`, without a user or a password.
+    url: String,
+    /// Headers: a text, or `{"context": "NAME"}` for what a context variable holds when it runs. A text stands in
+    /// the record; a context variable does not.
+    #[schema(value_type = Option<Object>)]
+    headers: Option<BTreeMap<String, serde_json::Value>>,
+    /// A text, `{"context": "NAME"}`, or any other JSON, which is sent as such.
+    body: Option<serde_json::Value>,
+    /// Codes and classes such as `2xx`; another status is a failure.
+    #[schema(value_type = Option<Vec<String>>)]
+    expected_status: Option<Vec<String>>,
+    /// How many redirects are followed.
+    #[schema(default = 5, maximum = 20)]
+    follow_redirects: Option<u32>,
+    /// How much of the answer's body is read; more is cut, and the result says so.
+    #[schema(default = 1_048_576, maximum = 67_108_864)]
+    max_response_bytes: Option<u64>,
+}
+
+/// The name of a handler, alone or with its arguments.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+enum HandlerToRun {
+    /// The name.
+    Short(String),
+    /// The same and arguments.
+    Long(HandlerForm),
+}
+
+/// A call of a handler.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+struct HandlerForm {
+    /// Its name.
+    name: String,
+    /// What it is called with: any JSON.
+    args: Option<serde_json::Value>,
 }
 
 /// The program and its arguments, alone or with all that can be said of it.
@@ -191,6 +253,8 @@ mod tests {
     use super::*;
     use crate::http::submission::{
         FIELDS,
+        handler_kind::HANDLER,
+        http_kind::HTTP,
         job::{COMMAND, SCRIPT},
         on_close::ON_CLOSE,
         retry::RETRY,
@@ -210,6 +274,8 @@ mod tests {
             (properties::<Submission>(), &FIELDS[..]),
             (properties::<CommandForm>(), &COMMAND[..]),
             (properties::<ScriptForm>(), &SCRIPT[..]),
+            (properties::<HttpForm>(), &HTTP[..]),
+            (properties::<HandlerForm>(), &HANDLER[..]),
             (properties::<RetryForm>(), &RETRY[..]),
             (properties::<WebhookForm>(), &ON_CLOSE[..]),
         ] {

@@ -1,6 +1,10 @@
 //! One answer with output: reads a bounded piece when its client has taken the one before.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use axum::body::Bytes;
 use tokio::sync::watch;
@@ -47,7 +51,9 @@ pub(super) enum Watching {
     No,
     /// A watch.
     Directory(Followed),
-    /// There is no directory to watch: it is made before the Runner's next change.
+    /// Something above it: an in-process job makes the directory with its first line.
+    Above(Followed),
+    /// There is nothing to watch.
     NoDirectory,
 }
 
@@ -143,10 +149,7 @@ impl Output {
             }
         }
         if let (Some(follow), Some(reading)) = (&mut self.follow, &self.reading) {
-            follow.watching = match follow.watcher.follow(&reading.dir)? {
-                Some(followed) => Watching::Directory(followed),
-                None => Watching::NoDirectory,
-            };
+            follow.watching = watching(&follow.watcher, &reading.dir)?;
         }
         Ok(Some(Bytes::new()))
     }
@@ -164,6 +167,23 @@ impl Output {
         self.reading = Some(reading);
         Ok(piece)
     }
+}
+
+/// Watches a directory, or what of the path to it is there.
+fn watching(watcher: &Watcher, dir: &Path) -> io::Result<Watching> {
+    let Some((runner, root)) = dir.parent().and_then(|runner| Some((runner, runner.parent()?))) else {
+        return Ok(Watching::NoDirectory);
+    };
+    let mut above = None;
+    // What is made meanwhile is found by the next look, with the one above watched already.
+    for place in [dir, root, runner, dir] {
+        match watcher.follow(place)? {
+            Some(followed) if place == dir => return Ok(Watching::Directory(followed)),
+            Some(followed) => above = Some(followed),
+            None => {}
+        }
+    }
+    Ok(above.map_or(Watching::NoDirectory, Watching::Above))
 }
 
 impl Reading {
@@ -227,7 +247,7 @@ impl Follow {
             None if ended => Next::Wait,
             None => match self.watching {
                 Watching::No => Next::ReadAgain,
-                Watching::Directory(_) | Watching::NoDirectory => Next::Wait,
+                Watching::Directory(_) | Watching::Above(_) | Watching::NoDirectory => Next::Wait,
             },
         }
     }
@@ -236,18 +256,19 @@ impl Follow {
     async fn wait(&mut self) -> bool {
         let written = async {
             match &mut self.watching {
-                Watching::Directory(followed) => followed.written().await,
+                Watching::Directory(followed) | Watching::Above(followed) => followed.written().await,
                 Watching::No | Watching::NoDirectory => std::future::pending().await,
             }
         };
         tokio::select! {
-            true = written => return true,
+            true = written => {}
             record = self.changes.changed() => self.record = record,
             _ = self.closing.wait_for(|closing| *closing) => return false,
         }
-        // It may be there by now.
-        if matches!(self.watching, Watching::NoDirectory) {
-            self.watching = Watching::No;
+        match self.watching {
+            // It may be there by now.
+            Watching::Above(_) | Watching::NoDirectory => self.watching = Watching::No,
+            Watching::No | Watching::Directory(_) => {}
         }
         true
     }

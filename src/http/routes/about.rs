@@ -121,7 +121,7 @@ struct Counts {
 #[derive(Serialize, ToSchema)]
 struct Limits {
     /// Jobs that run at once.
-    max_running: usize,
+    max_running: u32,
     /// Jobs that wait at once.
     max_queued: usize,
     /// The grace of a job that sets none.

@@ -17,7 +17,7 @@ use crate::{
         submission,
     },
     job::QueueSettings,
-    supervisor::QueueStatus,
+    supervisor::core::QueueStatus,
 };
 
 /// Slots of a queue: more than any daemon has.

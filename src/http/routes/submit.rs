@@ -25,7 +25,7 @@ use crate::{
         submission, timing,
     },
     job::{Record, RunnerId, Spec, State as Stage},
-    supervisor::Submitted,
+    supervisor::{self, Submitted},
 };
 
 /// Parameters of any submission.
@@ -98,7 +98,7 @@ pub(super) async fn submit(
         Answer::AtOnce => None,
         Answer::Wait(_) | Answer::Follow => Some(from.0.hold().await?),
     };
-    let submitted = shared.api.supervisor.submit(RunnerId::new(), spec, key).await?;
+    let submitted = shared.api.supervisor.submit(supervisor::Submission { id: RunnerId::new(), spec, key }).await?;
     let answered = respond(&shared, answer, submitted.id, held).await;
     let mut response =
         answered.unwrap_or_else(|problem| accepted_but(&problem, submitted.id).into_response());

@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde_json::Value;
 
-use super::{missing, unsupported};
+use super::{handler_kind, http_kind, missing, unsupported};
 use crate::{
     http::{
+        Config,
         fields::{Fields, invalid, texts},
         json::join,
         nearest,
@@ -34,7 +35,7 @@ pub(in crate::http) const SCRIPT: [&str; 7] =
 /// and nothing ends by the second.
 pub(super) const STOP_SIGNALS: [&str; 8] = ["TERM", "INT", "HUP", "QUIT", "ABRT", "USR1", "USR2", "WINCH"];
 
-pub(super) fn read_job(job: Value) -> Result<Job, Problem> {
+pub(super) fn read_job(job: Value, config: &Config) -> Result<Job, Problem> {
     let one = || {
         let detail =
             "`job` must have exactly one key, the kind of job, as in {\"command\": [\"echo\", \"hi\"]}";
@@ -46,9 +47,9 @@ pub(super) fn read_job(job: Value) -> Result<Job, Problem> {
     match kind.as_str() {
         "command" => Ok(Job::Command(read_command(value)?)),
         "script" => Ok(Job::Script(read_script(value)?)),
-        "http" | "python" | "handler" => {
-            Err(unsupported(&format!("job.{kind}"), "submit a `command` or a `script`"))
-        }
+        "http" => Ok(Job::Http(http_kind::read(value)?)),
+        "handler" => Ok(Job::Handler(handler_kind::read(value, &config.handlers)?)),
+        "python" => Err(unsupported(&format!("job.{kind}"), "submit a `command` or a `script`")),
         other => Err(Problem::new(Kind::UnknownField, nearest::unknown("kind of job", other, &KINDS))
             .field(join("job", other))
             .allowed(KINDS)),
@@ -203,10 +204,12 @@ pub(super) fn fits(spec: &Spec) -> Result<(), Problem> {
     let (arguments, path): (&[String], _) = match &spec.job {
         Job::Command(command) => (&command.argv, "job.command"),
         Job::Script(script) => (&script.args, "job.script"),
+        // Nothing is executed.
+        Job::Http(_) | Job::Handler(_) => return Ok(()),
     };
-    let env = &spec.job.process().env;
+    let env = spec.job.process().map(|process| &process.env).into_iter().flatten();
     let strings = arguments.iter().map(|argument| argument.len() + 1);
-    let variables = env.iter().chain(&spec.context).map(|(name, value)| name.len() + value.len() + 2);
+    let variables = env.chain(&spec.context).map(|(name, value)| name.len() + value.len() + 2);
     let total: usize = strings.chain(variables).map(|length| length + POINTER).sum();
     if total + EXEC_RESERVE >= MAX_EXEC {
         return Err(invalid(
@@ -222,6 +225,7 @@ pub(in crate::http) fn user(spec: &Spec) -> Option<(&str, &'static str)> {
     match &spec.job {
         Job::Command(command) => command.process.user.as_deref().map(|user| (user, "job.command.user")),
         Job::Script(script) => script.process.user.as_deref().map(|user| (user, "job.script.user")),
+        Job::Http(_) | Job::Handler(_) => None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a client may submit, and the one place where it becomes a [`Spec`].
 
+pub(super) mod handler_kind;
+pub(super) mod http_kind;
 pub(super) mod job;
 pub(super) mod on_close;
 pub(super) mod retry;
@@ -56,7 +58,7 @@ pub(super) const FIELDS: [&str; 20] = [
 /// A [`Problem`] that names the field.
 pub(super) fn spec(body: Value, config: &Config) -> Result<Arc<Spec>, Problem> {
     let mut fields = Fields::open(body, "", &FIELDS)?;
-    let job = read_job(&mut fields)?;
+    let job = read_job(&mut fields, config)?;
     let mut spec = Spec {
         name: fields.text("name")?,
         queue: fields.text("queue")?.unwrap_or_else(|| Spec::DEFAULT_QUEUE.to_owned()),
@@ -84,18 +86,18 @@ pub(super) fn spec(body: Value, config: &Config) -> Result<Arc<Spec>, Problem> {
 ///
 /// # Errors
 /// A [`Problem`] that names the field.
-pub(super) fn run(body: Value, of: &Spec) -> Result<Arc<Spec>, Problem> {
+pub(super) fn run(body: Value, of: &Spec, config: &Config) -> Result<Arc<Spec>, Problem> {
     let mut fields = Fields::open(body, "", &["job"])?;
-    let spec = Spec { job: read_job(&mut fields)?, ..of.clone() };
+    let spec = Spec { job: read_job(&mut fields, config)?, ..of.clone() };
     job::fits(&spec)?;
     Ok(Arc::new(spec))
 }
 
-fn read_job(fields: &mut Fields) -> Result<Job, Problem> {
+fn read_job(fields: &mut Fields, config: &Config) -> Result<Job, Problem> {
     let job = fields
         .value("job")
         .ok_or_else(|| missing("job", r#"say what to do, as in {"job": {"command": ["echo", "hi"]}}"#))?;
-    job::read_job(job)
+    job::read_job(job, config)
 }
 
 fn missing(path: &str, remedy: &str) -> Problem {

@@ -16,7 +16,7 @@ mod reader;
 mod writer;
 
 pub use reader::{Frame, Item, LogReader, TailStart, tail};
-pub(super) use writer::LogWriter;
+pub(crate) use writer::LogWriter;
 
 /// Which of the job's two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,7 +31,7 @@ pub enum Stream {
 pub(super) const HEADER_BYTES: usize = 16;
 
 /// The most data in a frame, in bytes: one read. 64 KiB is a whole pipe at its default size.
-pub(super) const FRAME_DATA_LIMIT: usize = 64 << 10;
+pub(crate) const FRAME_DATA_LIMIT: usize = 64 << 10;
 
 const SEGMENT_PREFIX: &str = "output.";
 const SEGMENT_DIGITS: usize = 20;

@@ -17,6 +17,8 @@ pub(crate) struct LogWriter {
     max_bytes: u64,
     /// The file of the last segment; `None` before the first output and after a failure.
     file: Option<File>,
+    /// The last segment's file was closed for the time being.
+    resting: bool,
     /// The segments that exist, oldest first.
     segments: VecDeque<Segment>,
     /// Where the next frame begins.
@@ -42,6 +44,7 @@ impl LogWriter {
             segment_bytes,
             max_bytes,
             file: None,
+            resting: false,
             segments: VecDeque::new(),
             offset: 0,
             dropped: 0,
@@ -54,10 +57,21 @@ impl LogWriter {
         self.dropped
     }
 
+    /// Whether it holds a file open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Closes its file until there is more to write.
+    pub(crate) fn rest(&mut self) {
+        self.resting = self.file.take().is_some();
+    }
+
     pub(crate) fn append(&mut self, stream: Stream, at: u64, data: &[u8]) {
         let full = self.segments.back().is_some_and(|last| self.offset - last.start >= self.segment_bytes);
         if full {
             self.file = None;
+            self.resting = false;
         }
         if let Err(_lost) = self.try_append(stream, at, data) {
             self.dropped += data.len() as u64;
@@ -70,6 +84,10 @@ impl LogWriter {
     fn try_append(&mut self, stream: Stream, at: u64, data: &[u8]) -> io::Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
+            None if let Some(last) = self.segments.back().filter(|_| std::mem::take(&mut self.resting)) => {
+                let path = self.dir.join(segment_name(last.start));
+                self.file.insert(OpenOptions::new().append(true).open(path)?)
+            }
             None => {
                 let path = self.dir.join(segment_name(self.offset));
                 let file =

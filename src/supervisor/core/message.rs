@@ -5,15 +5,17 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use crate::{
-    job::{AttemptKey, Event, Requester, RunnerId, Spec},
-    supervisor::ports::{IdempotencyKey, KeyedSubmission, Report},
+    job::{AttemptKey, ContextValue, Job, QueueSettings, Requester, RunnerId, Spec},
+    supervisor::ports::{Batch, Delivery, IdempotencyKey, Report},
 };
 
 /// What the operator decides.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Jobs that run at once.
-    pub max_running: usize,
+    /// Slots for jobs that are processes.
+    pub max_running: u32,
+    /// Slots for jobs that are tasks of the daemon's own.
+    pub max_in_process: u32,
     /// Jobs that wait at once.
     pub max_queued: usize,
     /// The grace of a job that sets none.
@@ -29,6 +31,8 @@ pub struct Now {
     pub wall: Timestamp,
     /// Since some fixed moment.
     pub mono: Duration,
+    /// A random number from 0 to 1, for backoffs.
+    pub jitter: f64,
 }
 
 /// Whom to answer: the request's Runner and a number, which is 0 for its submission.
@@ -48,21 +52,19 @@ pub enum Input {
         /// Whom to answer.
         token: Token,
     },
-    /// Somebody wants a Runner cancelled; the second time by force.
-    Cancel {
+    /// Somebody asks something of one Runner.
+    Ask {
         /// Which.
         id: RunnerId,
-        /// Who.
-        by: Requester,
+        /// What.
+        request: Request,
         /// Whom to answer.
         token: Token,
     },
-    /// Somebody wants a Runner closed. Never forces.
-    Close {
-        /// Which.
-        id: RunnerId,
-        /// Who.
-        by: Requester,
+    /// Somebody changes what holds for all.
+    Change {
+        /// What.
+        change: Change,
         /// Whom to answer.
         token: Token,
     },
@@ -84,10 +86,36 @@ pub enum Input {
     Tick,
 }
 
+/// What can be asked of one Runner.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Cancel the main task; the second time by force.
+    Cancel(Requester),
+    /// Close it. Never forces.
+    Close(Requester),
+    /// Let a held one start.
+    Release(Requester),
+    /// Run this too, on a Runner that is kept open.
+    AddRun(Arc<Job>),
+}
+
+/// What can be changed for all.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A queue; `None`: back to the operator's settings.
+    Queue(String, Option<QueueSettings>),
+    /// A variable of the shared context; `None` unsets it.
+    Variable(String, Option<ContextValue>),
+    /// Closed Runners are to be forgotten.
+    Purge(Vec<RunnerId>),
+    /// What became of a message.
+    Delivered(RunnerId, Delivery),
+}
+
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// Make the Runner and prepare it.
+    /// Make the Runner, or take that of an earlier attempt, and prepare it.
     Prepare(RunnerId, AttemptKey),
     /// Execute. Held.
     Go(AttemptKey),
@@ -97,6 +125,8 @@ pub enum Effect {
     Force(AttemptKey),
     /// Forget a Runner that never went.
     Abort(AttemptKey),
+    /// Close a Runner that has no main task any more.
+    Close(RunnerId, AttemptKey),
     /// Let go of what was held until the end was durable. Held.
     Settled(AttemptKey),
     /// Answer. Held.
@@ -115,6 +145,10 @@ pub enum Answer {
     Accepted,
     /// So it was already.
     AlreadySo,
+    /// The run that was added has this number.
+    Run(u32),
+    /// The shared context has this version now.
+    Version(u64),
     /// Not done.
     Denied(Denied),
     /// The core does not know it: it is closed, or never was.
@@ -128,18 +162,34 @@ pub enum Denied {
     Draining,
     /// Too many wait already.
     QueueFull,
+    /// It takes more slots than there are.
+    TooHeavy {
+        /// How many there are.
+        max: u32,
+    },
+    /// Nothing runs on it that could be cancelled.
+    Idle,
+    /// It is not kept open.
+    NotKeptOpen,
+    /// It is being closed.
+    Closing,
+    /// It has had as many runs as one record holds.
+    TooManyRuns {
+        /// How many that are.
+        max: u32,
+    },
+    /// One is a process, the other a task of the daemon's: they don't share a loop.
+    OtherLoop,
 }
 
 /// What an input leads to.
 #[derive(Debug, Default)]
 pub struct Output {
-    /// What happened.
-    pub events: Vec<Event>,
-    /// Keys of submissions among them.
-    pub keys: Vec<KeyedSubmission>,
+    /// What is to be made durable, but for the records.
+    pub batch: Batch,
     /// To be done at once.
     pub now: Vec<Effect>,
-    /// To be done when the events are durable.
+    /// To be done when the batch is durable.
     pub held: Vec<Effect>,
 }
 
@@ -169,4 +219,109 @@ pub struct Counts {
     pub queued: usize,
     /// From their start to their close.
     pub active: usize,
+}
+
+/// A Runner that waited when the daemon ended: what the core keeps of it. The record stays in the store.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// Which.
+    pub id: RunnerId,
+    /// The queue it waits in.
+    pub queue: String,
+    /// Its priority.
+    pub priority: i32,
+    /// The place of its submission.
+    pub submitted_seq: u64,
+    /// Whether it is held until somebody decides.
+    pub held: bool,
+    /// How many slots it takes.
+    pub weight: u32,
+    /// The key that only one of its jobs may have.
+    pub concurrency_key: Option<String>,
+    /// When its turn may come, if not at once.
+    pub ready_at: Option<Timestamp>,
+    /// When the time for all of it is up.
+    pub deadline_at: Option<Timestamp>,
+    /// Whether it is a task of the daemon's own.
+    pub in_process: bool,
+}
+
+/// Why a waiting Runner is not running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Somebody has to decide first.
+    Held,
+    /// Its turn may only come then.
+    Until {
+        /// When.
+        at: Timestamp,
+    },
+    /// Another one has its key.
+    Key {
+        /// The key.
+        key: String,
+        /// Who has it.
+        holder: RunnerId,
+    },
+    /// Its queue is paused.
+    Paused {
+        /// Which.
+        queue: String,
+    },
+    /// The daemon stops: it waits for the next start.
+    Stopping,
+    /// All slots are taken.
+    Line {
+        /// Its place among those that could start, from 1.
+        position: usize,
+        /// How many these are.
+        of: usize,
+        /// The first of those before it.
+        ahead: Vec<RunnerId>,
+        /// What has no slot for it.
+        limit: Limit,
+        /// The first of those that have the slots.
+        running: Vec<RunnerId>,
+    },
+}
+
+/// What bounds how many run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// A queue's own limit.
+    Queue {
+        /// Which queue.
+        name: String,
+        /// Its slots.
+        max: u32,
+    },
+    /// The daemon's limit for processes.
+    Daemon {
+        /// Its slots.
+        max: u32,
+    },
+    /// The daemon's limit for tasks of its own.
+    InProcess {
+        /// Its slots.
+        max: u32,
+    },
+}
+
+/// A queue at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueStatus {
+    /// Its name.
+    pub name: String,
+    /// What holds for it.
+    pub settings: QueueSettings,
+    /// Whether that was set over the API, not by the operator's settings.
+    pub changed: bool,
+    /// Jobs that wait in it, for whatever reason.
+    pub queued: usize,
+    /// Jobs of it that could start if there were a slot.
+    pub ready: usize,
+    /// Jobs of it that run.
+    pub running: usize,
+    /// Slots that these take.
+    pub slots: u64,
 }

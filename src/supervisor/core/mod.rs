@@ -3,22 +3,31 @@
 //! An effect that needs something to be durable is held: it is performed when the events before it are
 //! committed. All others are performed at once.
 
+mod change;
+mod line;
 mod message;
+mod timers;
 mod turn;
 mod verdict;
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
-pub use message::{Answer, Counts, Denied, Effect, Input, Limits, Now, Output, Phase, Token};
-pub(super) use verdict::verdict;
+use jiff::Timestamp;
+
+pub use message::{
+    Answer, Change, Counts, Denied, Effect, Input, Limit, Limits, Now, Output, Phase, QueueStatus, Request,
+    Restored, Standing, Token,
+};
+pub(super) use verdict::{Next, final_outcome, requeued, verdict, what_follows};
 
 use super::ports::Records;
-use crate::job::{AttemptKey, Record, RunnerId};
+use crate::job::{AttemptKey, QueueSettings, Record, RunnerId, SharedContext, State};
+use line::{Line, Ticket};
+use timers::{Timer, Timers};
 use turn::Turn;
 
 /// How many records of waiting Runners are kept in memory. The rest is two numbers each and is read back
@@ -30,26 +39,28 @@ const RECORDS_KEPT: usize = 1024;
 pub const SETTLE: Duration = Duration::from_millis(350);
 
 struct Waiting {
-    place: Place,
+    ticket: Ticket,
+    ready: Ready,
     record: Option<Box<Record>>,
 }
 
-/// The order of starts: priority, then acceptance.
-type Place = (Reverse<i32>, u64, RunnerId);
+/// When a waiting Runner may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ready {
+    Now,
+    /// When somebody has decided.
+    Held,
+    /// At that time; it was so long until then when it began to wait.
+    Later(Timestamp),
+}
 
 struct Active {
     record: Box<Record>,
     key: AttemptKey,
     /// The start is durable and the Runner was told to go.
     gone: bool,
-    timeout: Option<Duration>,
-    grace: Option<Duration>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Timer {
-    Timeout,
-    Grace,
+    /// What is taken as long as something of it may run.
+    slot: Option<Ticket>,
 }
 
 /// All Runners that are not closed, and what to do with them.
@@ -58,11 +69,12 @@ pub struct Core {
     boot_id: String,
     phase: Phase,
     next_seq: u64,
+    context: Arc<SharedContext>,
     waiting: HashMap<RunnerId, Waiting>,
-    /// Those of `waiting` that may start.
-    queue: BTreeSet<Place>,
+    /// The tickets of those of `waiting` that may start.
+    line: Line,
     active: HashMap<RunnerId, Active>,
-    timers: BTreeSet<(Duration, RunnerId, Timer)>,
+    timers: Timers,
     /// Starts and submissions that are not durable yet, in the order of their events.
     starting: VecDeque<(u64, RunnerId)>,
     submitted: VecDeque<(u64, RunnerId)>,
@@ -79,10 +91,11 @@ impl Core {
             boot_id,
             phase: Phase::Open,
             next_seq,
+            context: Arc::default(),
             waiting: HashMap::new(),
-            queue: BTreeSet::new(),
+            line: Line::default(),
             active: HashMap::new(),
-            timers: BTreeSet::new(),
+            timers: Timers::default(),
             starting: VecDeque::new(),
             submitted: VecDeque::new(),
             changed: HashSet::new(),
@@ -90,13 +103,55 @@ impl Core {
         }
     }
 
+    /// The queues: what the operator's settings say of them, and what was changed over the API since.
+    pub fn configure(
+        &mut self,
+        configured: BTreeMap<String, QueueSettings>,
+        changed: BTreeMap<String, QueueSettings>,
+    ) {
+        configured.into_iter().for_each(|(name, settings)| self.line.configure(&name, settings));
+        changed.into_iter().for_each(|(name, settings)| self.line.change(&name, Some(settings)));
+    }
+
+    /// The shared context as it was.
+    pub fn set_context(&mut self, context: SharedContext) {
+        self.context = Arc::new(context);
+    }
+
+    /// The shared context.
+    pub fn context(&self) -> Arc<SharedContext> {
+        Arc::clone(&self.context)
+    }
+
     /// Takes over a Runner that waited when the daemon ended. Its record stays in the store.
-    pub fn restore(&mut self, id: RunnerId, priority: i32, submitted_seq: u64, held: bool) {
-        let place = (Reverse(priority), submitted_seq, id);
-        self.waiting.insert(id, Waiting { place, record: None });
-        if !held {
-            self.queue.insert(place);
+    pub fn restore(&mut self, restored: &Restored, now: Now) {
+        let id = restored.id;
+        let ticket = self.line.restore(restored);
+        let ready = match (restored.held, restored.ready_at) {
+            (true, _) => Ready::Held,
+            (false, Some(at)) if at > now.wall => Ready::Later(at),
+            (false, Some(_) | None) => Ready::Now,
+        };
+        match ready {
+            Ready::Now => self.line.push(&ticket),
+            // The monotonic clock began anew: what is left by the wall clock is left, whatever it was told before.
+            Ready::Later(at) => self.timers.at(id, at),
+            Ready::Held => {}
         }
+        if let Some(at) = restored.deadline_at {
+            self.timers.set(id, Timer::Deadline, now.mono + until(now.wall, at));
+        }
+        self.waiting.insert(id, Waiting { ticket, ready, record: None });
+    }
+
+    /// Takes over a Runner that was idle when the daemon ended.
+    pub fn restore_idle(&mut self, record: Record, now: Now) {
+        let Some(key) = record.attempt().map(|attempt| attempt.key) else { return };
+        let id = record.id;
+        if let Some(at) = record.deadline_at() {
+            self.timers.set(id, Timer::Deadline, now.mono + until(now.wall, at));
+        }
+        self.active.insert(id, Active { record: Box::new(record), key, gone: true, slot: None });
     }
 
     /// Where it is.
@@ -114,15 +169,35 @@ impl Core {
         self.active.values().map(|active| &*active.record)
     }
 
+    /// The queues as they are.
+    pub fn queues(&self) -> Vec<QueueStatus> {
+        self.line.status()
+    }
+
+    /// Why a waiting Runner is not running; `None` where it does not wait.
+    pub fn standing(&self, id: RunnerId) -> Option<Standing> {
+        let waiting = self.waiting.get(&id)?;
+        match waiting.ready {
+            Ready::Held => Some(Standing::Held),
+            Ready::Later(_) | Ready::Now if self.phase != Phase::Open => Some(Standing::Stopping),
+            Ready::Later(at) => Some(Standing::Until { at }),
+            Ready::Now => self.line.standing(&waiting.ticket, &self.limits),
+        }
+    }
+
     /// When the core wants to be told of the time.
     pub fn next_deadline(&self) -> Option<Duration> {
-        let timer = self.timers.first().map(|(at, _, _)| *at);
         let phase = match self.phase {
             Phase::Draining { deadline } => Some(deadline),
             Phase::Forcing { until } => Some(until),
             Phase::Open | Phase::Finished => None,
         };
-        timer.into_iter().chain(phase).min()
+        self.timers.next().into_iter().chain(phase).min()
+    }
+
+    /// The same by the wall clock, for jobs that wait for a time of day.
+    pub fn next_wall_deadline(&self) -> Option<Timestamp> {
+        self.timers.next_wall()
     }
 
     /// The record of an active Runner, to make it from.
@@ -152,12 +227,12 @@ impl Core {
         let mut turn = Turn { core: self, now, records, out: Output::default() };
         match input {
             Input::Submit { id, spec, key, token } => turn.submit(id, spec, key, token),
-            Input::Cancel { id, by, token } => {
-                let answer = turn.cancel(id, by, true);
+            Input::Ask { id, request, token } => {
+                let answer = turn.ask(id, request);
                 turn.reply(token, answer);
             }
-            Input::Close { id, by, token } => {
-                let answer = turn.cancel(id, by, false);
+            Input::Change { change, token } => {
+                let answer = turn.change(change);
                 turn.reply(token, answer);
             }
             Input::Report(report) => turn.report(report),
@@ -169,5 +244,18 @@ impl Core {
         turn.schedule();
         turn.finish_if_drained();
         turn.out
+    }
+}
+
+/// How long it is until then; nothing if it is past.
+fn until(now: Timestamp, then: Timestamp) -> Duration {
+    Duration::try_from(then.duration_since(now)).unwrap_or_default()
+}
+
+/// Whether a Runner in this state takes slots.
+fn runs(state: State) -> bool {
+    match state {
+        State::Starting | State::Running | State::Cancelling | State::Draining => true,
+        State::Queued | State::Idle | State::Closed => false,
     }
 }

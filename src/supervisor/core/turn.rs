@@ -1,18 +1,21 @@
 //! The decisions: what one input leads to.
 
-use std::{cmp::Reverse, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    Active, Answer, Core, Denied, Effect, Now, Output, Phase, RECORDS_KEPT, SETTLE, Timer, Token, Waiting,
-    verdict,
+    Active, Answer, Core, Denied, Effect, Next, Now, Output, Phase, RECORDS_KEPT, Ready, Request, SETTLE, Timer,
+    Token, Waiting, final_outcome, requeued, runs, until, verdict, what_follows,
 };
 use crate::{
     job::{
-        self, Action, AttemptKey, CancelReason, CloseFacts, Drain, Event, EventKind, Illegal, OnLost,
-        Outcome, Record, Requester, RequeueReason, RunnerId, Spec, State,
+        self, Action, AttemptKey, CancelReason, CloseFacts, Drain, Event, EventKind, Illegal, Job, Outcome,
+        Record, Requester, RequeueReason, RunnerId, Spec, State,
     },
     supervisor::ports::{End, IdempotencyKey, KeyedSubmission, News, Records, Report},
 };
+
+/// The runs that one Runner may have in all: its record holds them, and is written whole.
+const MAX_RUNS: u32 = 1000;
 
 /// One input being handled.
 pub(super) struct Turn<'a> {
@@ -30,33 +33,81 @@ impl Turn<'_> {
         key: Option<IdempotencyKey>,
         token: Token,
     ) {
-        let denied = match self.core.phase {
-            Phase::Open if self.core.waiting.len() >= self.core.limits.max_queued => Some(Denied::QueueFull),
-            Phase::Open => None,
-            Phase::Draining { .. } | Phase::Forcing { .. } | Phase::Finished => Some(Denied::Draining),
-        };
-        if let Some(denied) = denied {
+        if let Err(denied) = self.admit(&spec) {
             return self.reply(token, Answer::Denied(denied));
         }
+        let deadline = spec.deadline;
         let seq = self.append(id, EventKind::Submitted { spec });
+        if let Some(deadline) = deadline {
+            self.core.timers.set(id, Timer::Deadline, self.now.mono.saturating_add(deadline));
+        }
         self.core.submitted.push_back((seq, id));
-        self.out.keys.extend(key.map(|key| KeyedSubmission { key, runner: id }));
+        self.out.batch.keys.extend(key.map(|key| KeyedSubmission { key, runner: id }));
         self.reply(token, Answer::Accepted);
     }
 
-    /// A cancellation on request. `escalate`: a second one forces.
-    pub(super) fn cancel(&mut self, id: RunnerId, by: Requester, escalate: bool) -> Answer {
-        let reason = CancelReason::Requested;
+    fn admit(&self, spec: &Spec) -> Result<(), Denied> {
+        let max = match spec.job.in_process() {
+            true => self.core.limits.max_in_process,
+            false => self.core.limits.max_running,
+        };
+        match self.core.phase {
+            Phase::Draining { .. } | Phase::Forcing { .. } | Phase::Finished => Err(Denied::Draining),
+            Phase::Open if self.core.waiting.len() >= self.core.limits.max_queued => Err(Denied::QueueFull),
+            Phase::Open if spec.weight > max => Err(Denied::TooHeavy { max }),
+            Phase::Open => Ok(()),
+        }
+    }
+
+    pub(super) fn ask(&mut self, id: RunnerId, request: Request) -> Answer {
         if self.core.waiting.contains_key(&id) {
-            if self.waiting_record(id).is_none() {
-                return Answer::Unknown;
-            }
-            self.append(id, EventKind::CancelRequested { by, reason, force: false });
-            let facts = CloseFacts { outcome: Outcome::Cancelled, drain: None };
-            self.append(id, EventKind::Closed(facts));
-            return Answer::Accepted;
+            return match self.waiting_record(id) {
+                Some(_) => self.ask_waiting(id, request),
+                None => Answer::Unknown,
+            };
         }
         let Some(active) = self.core.active.get(&id) else { return Answer::Unknown };
+        let (state, kept_open) = (active.record.state, active.record.spec.keep_open);
+        match request {
+            Request::Cancel(_) if state == State::Idle => Answer::Denied(Denied::Idle),
+            Request::Cancel(by) => self.cancel(id, by, true),
+            Request::Close(by) if kept_open => self.close_kept_open(id, by),
+            Request::Close(by) => self.cancel(id, by, false),
+            Request::Release(_) => Answer::AlreadySo,
+            Request::AddRun(job) => self.add_run(id, job),
+        }
+    }
+
+    fn ask_waiting(&mut self, id: RunnerId, request: Request) -> Answer {
+        match request {
+            Request::Cancel(by) | Request::Close(by) => {
+                self.cancel_waiting(id, by, CancelReason::Requested, Outcome::Cancelled);
+                Answer::Accepted
+            }
+            Request::Release(by) => {
+                if !self.waiting_record(id).is_some_and(|record| record.held) {
+                    return Answer::AlreadySo;
+                }
+                self.append(id, EventKind::Released { by });
+                Answer::Accepted
+            }
+            Request::AddRun(job) => self.add_run(id, job),
+        }
+    }
+
+    fn cancel_waiting(&mut self, id: RunnerId, by: Requester, reason: CancelReason, outcome: Outcome) {
+        self.append(id, EventKind::CancelRequested { by, reason, force: false });
+        if self.waiting_record(id).is_some_and(|record| record.attempt().is_some()) {
+            self.wind_up(id, outcome);
+        } else {
+            self.append(id, EventKind::Closed(CloseFacts { outcome, drain: None }));
+        }
+    }
+
+    /// A cancellation on request of one that is active. `escalate`: a second one forces.
+    fn cancel(&mut self, id: RunnerId, by: Requester, escalate: bool) -> Answer {
+        let Some(active) = self.core.active.get(&id) else { return Answer::Unknown };
+        let reason = CancelReason::Requested;
         match (active.record.state, &active.record.cancel) {
             (State::Draining, _) => Answer::AlreadySo,
             (_, None) => {
@@ -72,13 +123,57 @@ impl Turn<'_> {
         }
     }
 
+    fn close_kept_open(&mut self, id: RunnerId, by: Requester) -> Answer {
+        let Some(active) = self.core.active.get(&id) else { return Answer::Unknown };
+        if active.record.closing || active.record.state == State::Draining {
+            return Answer::AlreadySo;
+        }
+        self.append(id, EventKind::CloseRequested { by: by.clone() });
+        self.close_idle(id);
+        self.cancel_active(id, by, CancelReason::Requested);
+        Answer::Accepted
+    }
+
+    /// Closes a Runner with nothing to run, as what its last run has become.
+    fn close_idle(&mut self, id: RunnerId) {
+        if let Some(active) = self.core.active.get(&id)
+            && active.record.state == State::Idle
+        {
+            let outcome = final_outcome(&active.record);
+            self.wind_up(id, outcome);
+        }
+    }
+
+    fn add_run(&mut self, id: RunnerId, job: Arc<Job>) -> Answer {
+        if self.core.phase != Phase::Open {
+            return Answer::Denied(Denied::Draining);
+        }
+        let active = self.core.active.get(&id).map(|active| &*active.record);
+        let waiting = self.core.waiting.get(&id).and_then(|waiting| waiting.record.as_deref());
+        let Some(record) = active.or(waiting) else { return Answer::Unknown };
+        let run = record.runs.last().map_or(1, |run| run.run) + 1;
+        let denied = match record.state {
+            _ if !record.spec.keep_open => Some(Denied::NotKeptOpen),
+            State::Draining | State::Closed => Some(Denied::Closing),
+            _ if record.closing => Some(Denied::Closing),
+            _ if run > MAX_RUNS => Some(Denied::TooManyRuns { max: MAX_RUNS }),
+            _ if job.in_process() != record.spec.job.in_process() => Some(Denied::OtherLoop),
+            State::Queued | State::Starting | State::Running | State::Idle | State::Cancelling => None,
+        };
+        if let Some(denied) = denied {
+            return Answer::Denied(denied);
+        }
+        self.append(id, EventKind::RunAdded { run, job });
+        Answer::Run(run)
+    }
+
     /// The first request to an active Runner, or a higher reason.
     fn cancel_active(&mut self, id: RunnerId, by: Requester, reason: CancelReason) {
         let Some(active) = self.core.active.get_mut(&id) else { return };
         let first = active.record.cancel.is_none();
         let key = active.key;
         let grace = active.record.spec.cancel_grace;
-        if active.record.state == State::Draining {
+        if matches!(active.record.state, State::Draining | State::Idle) {
             return;
         }
         if active.record.cancel.as_ref().is_some_and(|receipt| receipt.escalated_to >= reason) {
@@ -104,7 +199,7 @@ impl Turn<'_> {
 
     /// On record first, like a cancellation; but once everything is being killed nothing waits for a disk.
     fn force(&mut self, id: RunnerId) {
-        self.clear_timer(id, Timer::Grace);
+        self.core.timers.clear(id, Timer::Grace);
         let Some(effect) = self.core.active.get(&id).map(|active| Effect::Force(active.key)) else { return };
         match self.core.phase {
             Phase::Forcing { .. } => self.out.now.push(effect),
@@ -133,37 +228,54 @@ impl Turn<'_> {
             }
             News::Ended(end) => self.ended(id, end),
             News::Closed(drain) => {
-                let outcome = active.record.attempt().and_then(|attempt| attempt.outcome);
-                self.close(id, outcome.unwrap_or(Outcome::Lost), drain);
+                // Of one that is kept open it comes late: another attempt or run has made a new Runner by then.
+                if active.record.state == State::Draining {
+                    self.close(id, drain);
+                }
             }
         }
     }
 
-    fn ended(&mut self, id: RunnerId, end: End) {
+    fn ended(&mut self, id: RunnerId, mut end: End) {
         let Some(active) = self.core.active.get(&id) else { return };
         let key = active.key;
         let outcome = verdict(&active.record, &end);
-        let on_lost = active.record.spec.on_lost;
-        let again = outcome == Outcome::Lost && active.record.cancel.is_none() && on_lost != OnLost::Fail;
-        let End { exit, error, output, swept, result, context, closed, lost: _ } = end;
-        self.append(id, EventKind::AttemptEnded { outcome, exit, error, output, swept, result, context });
+        let closed = end.closed.take();
+        self.append(id, end.into_event(outcome));
         self.out.held.push(Effect::Settled(key));
-        self.clear_timer(id, Timer::Grace);
-        self.clear_timer(id, Timer::Timeout);
-        if again {
-            self.append(
-                id,
-                EventKind::Requeued { reason: RequeueReason::Lost, held: on_lost == OnLost::Hold, not_before: None },
-            );
-            return;
-        }
-        self.append(id, EventKind::Draining);
-        if let Some(drain) = closed {
-            self.close(id, outcome, drain);
+        self.core.timers.clear(id, Timer::Grace);
+        self.core.timers.clear(id, Timer::Timeout);
+        let Some(active) = self.core.active.get(&id) else { return };
+        match what_follows(&active.record, self.core.phase != Phase::Open) {
+            Next::Again { reason, held } => {
+                let event = requeued(&active.record, reason, held, self.now.wall, self.now.jitter);
+                self.append(id, event);
+            }
+            Next::Idle => drop(self.append(id, EventKind::Idle)),
+            Next::Close => {
+                let outcome = final_outcome(&active.record);
+                match closed {
+                    Some(drain) => {
+                        self.append(id, EventKind::Draining { outcome: Some(outcome) });
+                        self.close(id, drain);
+                    }
+                    None => self.wind_up(id, outcome),
+                }
+            }
         }
     }
 
-    fn close(&mut self, id: RunnerId, outcome: Outcome, drain: Drain) {
+    /// Nothing of it is to be run any more: its Runner closes.
+    fn wind_up(&mut self, id: RunnerId, outcome: Outcome) {
+        self.append(id, EventKind::Draining { outcome: Some(outcome) });
+        if let Some(active) = self.core.active.get(&id) {
+            self.out.now.push(Effect::Close(id, active.key));
+        }
+    }
+
+    fn close(&mut self, id: RunnerId, drain: Drain) {
+        let Some(active) = self.core.active.get(&id) else { return };
+        let outcome = final_outcome(&active.record);
         self.append(id, EventKind::Closed(CloseFacts { outcome, drain: Some(drain) }));
     }
 
@@ -191,13 +303,13 @@ impl Turn<'_> {
 
     pub(super) fn refused(&mut self, ids: &[RunnerId]) {
         for &id in ids {
-            if let Some(waiting) = self.core.waiting.remove(&id) {
-                self.core.queue.remove(&waiting.place);
-            }
-            self.clear_timer(id, Timer::Timeout);
-            self.clear_timer(id, Timer::Grace);
+            self.core.timers.clear_all(id);
+            self.unqueue(id);
             // It was never told to go: for that its submission had to be durable.
             if let Some(active) = self.core.active.remove(&id) {
+                if let Some(slot) = &active.slot {
+                    self.core.line.give_back(slot);
+                }
                 self.out.now.push(Effect::Abort(active.key));
             }
             self.core.changed.remove(&id);
@@ -227,8 +339,10 @@ impl Turn<'_> {
         if active.record.state == State::Starting && !active.gone {
             self.out.now.push(Effect::Abort(active.key));
             self.core.starting.retain(|(_, starting)| *starting != id);
-            self.append(id, EventKind::Requeued { reason: RequeueReason::NotExecuted, held: false, not_before: None });
+            let reason = RequeueReason::NotExecuted;
+            self.append(id, EventKind::Requeued { reason, held: false, not_before: None });
         } else {
+            self.close_idle(id);
             self.cancel_active(id, Requester(name.into()), CancelReason::Shutdown);
         }
     }
@@ -249,17 +363,19 @@ impl Turn<'_> {
     }
 
     pub(super) fn tick(&mut self) {
-        while let Some(&(at, id, timer)) = self.core.timers.first()
-            && at <= self.now.mono
-        {
-            self.core.timers.pop_first();
+        while let Some((id, timer)) = self.core.timers.pop(self.now.mono) {
             match timer {
                 Timer::Timeout => self.cancel_active(id, Requester("timeout".into()), CancelReason::Timeout),
                 Timer::Grace => {
                     self.append(id, EventKind::CancelStep { action: Action::GraceExpired, target: None });
                     self.force(id);
                 }
+                Timer::Ready => self.make_ready(id),
+                Timer::Deadline => self.deadline(id),
             }
+        }
+        while let Some(id) = self.core.timers.pop_wall(self.now.wall) {
+            self.make_ready(id);
         }
         match self.core.phase {
             Phase::Draining { deadline } if deadline <= self.now.mono => {
@@ -272,6 +388,25 @@ impl Turn<'_> {
             }
             Phase::Open | Phase::Draining { .. } | Phase::Forcing { .. } | Phase::Finished => {}
         }
+    }
+
+    fn make_ready(&mut self, id: RunnerId) {
+        if let Some(waiting) = self.core.waiting.get_mut(&id) {
+            waiting.ready = Ready::Now;
+            self.core.line.push(&waiting.ticket);
+        }
+    }
+
+    fn deadline(&mut self, id: RunnerId) {
+        let by = Requester("deadline".into());
+        if self.core.waiting.contains_key(&id) {
+            if self.waiting_record(id).is_some() {
+                self.cancel_waiting(id, by, CancelReason::Deadline, Outcome::TimedOut);
+            }
+            return;
+        }
+        self.close_idle(id);
+        self.cancel_active(id, by, CancelReason::Deadline);
     }
 
     pub(super) fn finish_if_drained(&mut self) {
@@ -287,18 +422,19 @@ impl Turn<'_> {
     /// Starts what may start.
     pub(super) fn schedule(&mut self) {
         while self.core.phase == Phase::Open
-            && self.core.active.len() < self.core.limits.max_running
-            && let Some((_, _, id)) = self.core.queue.first().copied()
+            && let Core { line, waiting, limits, .. } = &mut *self.core
+            && let Some(id) = line.next(limits, |id| waiting.get(&id).map(|waiting| &waiting.ticket))
         {
             let Some(record) = self.waiting_record(id) else {
                 // The store has no such record: somebody else changed it under the daemon.
                 tracing::error!(runner = %id, "a queued job is not in the store any more");
                 continue;
             };
-            let (run, attempts) = record.position().unwrap_or((1, 0));
+            let (run, attempt) = record.next_position();
             let key = AttemptKey::new();
             let boot_id = self.core.boot_id.clone();
-            let seq = self.append(id, EventKind::Starting { run, attempt: attempts + 1, key, boot_id, context_version: 0 });
+            let context_version = self.core.context.version;
+            let seq = self.append(id, EventKind::Starting { run, attempt, key, boot_id, context_version });
             self.core.starting.push_back((seq, id));
             self.out.now.push(Effect::Prepare(id, key));
             self.out.held.push(Effect::Go(key));
@@ -312,8 +448,7 @@ impl Turn<'_> {
             waiting.record = self.records.load(id).map(Box::new);
         }
         if waiting.record.is_none() {
-            self.core.queue.remove(&waiting.place);
-            self.core.waiting.remove(&id);
+            self.unqueue(id);
         }
         self.core.waiting.get(&id)?.record.as_deref()
     }
@@ -333,80 +468,95 @@ impl Turn<'_> {
         self.core.changed.insert(id);
         if let Some(active) = self.core.active.get_mut(&id) {
             job::apply(&mut active.record, &event).unwrap_or_else(distrust);
-            match active.record.state {
-                State::Queued | State::Closed => self.deactivate(id),
-                State::Starting | State::Running | State::Idle | State::Cancelling | State::Draining => {}
+            let state = active.record.state;
+            if !runs(state)
+                && let Some(slot) = active.slot.take()
+            {
+                self.core.line.give_back(&slot);
+            }
+            if matches!(state, State::Queued | State::Closed) {
+                self.deactivate(id);
             }
         } else if let Some(waiting) = self.core.waiting.get_mut(&id) {
             let record = waiting.record.as_mut().expect("the record is read back before it changes");
             job::apply(record, &event).unwrap_or_else(distrust);
-            if record.state != State::Queued {
+            let (state, was_held) = (record.state, waiting.ready == Ready::Held);
+            if state != State::Queued {
                 self.leave_queue(id);
+            } else if was_held && !record.held {
+                self.unqueue(id).into_iter().for_each(|record| self.enter_queue(record));
             }
         } else {
             let record = job::create(&event).unwrap_or_else(distrust);
             self.enter_queue(Box::new(record));
         }
         let seq = event.seq;
-        self.out.events.push(event);
+        self.out.batch.events.push(event);
         seq
     }
 
     fn enter_queue(&mut self, record: Box<Record>) {
         let id = record.id;
-        let place = (Reverse(record.spec.priority), record.submitted_seq, id);
-        if !record.held {
-            self.core.queue.insert(place);
+        let ticket = self.core.line.enter(&record);
+        let ready = match record.ready_at() {
+            _ if record.held => Ready::Held,
+            Some(at) if at > self.now.wall => Ready::Later(at),
+            Some(_) | None => Ready::Now,
+        };
+        match ready {
+            Ready::Now => self.core.line.push(&ticket),
+            // A time of day is the wall clock's; a wait is not, and a jump of that clock neither ends nor extends it.
+            Ready::Later(at) if record.attempt().is_none() && record.spec.start_at == Some(at) => {
+                self.core.timers.at(id, at);
+            }
+            Ready::Later(at) => self.set_timer(id, Timer::Ready, until(self.now.wall, at)),
+            Ready::Held => {}
         }
-        self.core.waiting.insert(id, Waiting { place, record: Some(record) });
+        self.core.waiting.insert(id, Waiting { ticket, ready, record: Some(record) });
+    }
+
+    /// Takes it out of its queue; gives its record, if that is in memory.
+    fn unqueue(&mut self, id: RunnerId) -> Option<Box<Record>> {
+        let Waiting { ticket, ready, record } = self.core.waiting.remove(&id)?;
+        self.core.line.leave(&ticket);
+        self.core.timers.clear(id, Timer::Ready);
+        if let Ready::Later(at) = ready {
+            self.core.timers.clear_at(id, at);
+        }
+        record
     }
 
     fn leave_queue(&mut self, id: RunnerId) {
-        let Some(Waiting { place, record: Some(record) }) = self.core.waiting.remove(&id) else { return };
-        self.core.queue.remove(&place);
+        let Some(ticket) = self.core.waiting.get(&id).map(|waiting| waiting.ticket.clone()) else { return };
+        let starts = |record: &Record| record.state == State::Starting;
+        let record = self.core.waiting.get(&id).and_then(|waiting| waiting.record.as_deref());
+        // Before it leaves: its key must not look free in between.
+        let slot = record.is_some_and(starts).then(|| self.core.line.take(&ticket)).map(|()| ticket);
+        let Some(record) = self.unqueue(id) else { return };
         match record.attempt() {
             Some(attempt) if record.state != State::Closed => {
                 let key = attempt.key;
-                self.core.active.insert(id, Active { record, key, gone: false, timeout: None, grace: None });
+                self.core.active.insert(id, Active { record, key, gone: false, slot });
             }
             Some(_) | None => self.retire(record),
         }
     }
 
     fn deactivate(&mut self, id: RunnerId) {
-        self.clear_timer(id, Timer::Timeout);
-        self.clear_timer(id, Timer::Grace);
+        self.core.timers.clear(id, Timer::Timeout);
+        self.core.timers.clear(id, Timer::Grace);
         let Some(Active { record, .. }) = self.core.active.remove(&id) else { return };
         if record.state == State::Closed { self.retire(record) } else { self.enter_queue(record) }
     }
 
     fn retire(&mut self, record: Box<Record>) {
+        self.core.timers.clear_all(record.id);
         self.core.changed.remove(&record.id);
         self.core.retired.push(Arc::from(record));
     }
 
     fn set_timer(&mut self, id: RunnerId, timer: Timer, after: Duration) {
-        self.clear_timer(id, timer);
-        let at = self.now.mono.saturating_add(after);
-        if let Some(active) = self.core.active.get_mut(&id) {
-            *active.timer(timer) = Some(at);
-            self.core.timers.insert((at, id, timer));
-        }
-    }
-
-    fn clear_timer(&mut self, id: RunnerId, timer: Timer) {
-        if let Some(at) = self.core.active.get_mut(&id).and_then(|active| active.timer(timer).take()) {
-            self.core.timers.remove(&(at, id, timer));
-        }
-    }
-}
-
-impl Active {
-    fn timer(&mut self, timer: Timer) -> &mut Option<Duration> {
-        match timer {
-            Timer::Timeout => &mut self.timeout,
-            Timer::Grace => &mut self.grace,
-        }
+        self.core.timers.set(id, timer, self.now.mono.saturating_add(after));
     }
 }
 

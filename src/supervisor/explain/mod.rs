@@ -10,7 +10,7 @@ use std::{fmt, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Limit, Standing};
+use super::core::{Limit, Standing};
 use crate::job::{
     Action, Attempt, CancelReason, Exit, Failure, Outcome, Receipt, Record, RunnerId, State,
 };

@@ -73,7 +73,7 @@ fn step(action: Action, target: &str) -> EventKind {
 }
 
 fn draining() -> EventKind {
-    EventKind::Draining
+    EventKind::Draining { outcome: None }
 }
 
 fn closed(outcome: Outcome) -> EventKind {

@@ -3,7 +3,7 @@
 use super::{Facts, Reason, Time, ended, lost_with_daemon, names, span};
 use crate::{
     job::{CancelReason, OnLost, Record, RunnerId},
-    supervisor::{Limit, Standing},
+    supervisor::core::{Limit, Standing},
 };
 
 pub(super) fn sentence(record: &Record, standing: Option<&Standing>, facts: &mut Facts) -> String {

@@ -1,0 +1,80 @@
+//! Jobs that run in the daemon itself: `http` and `handler`, on a loop that all of them share.
+//!
+//! They can't be killed: by force their main task is dropped where it stands, and what does not even return to the
+//! loop, or blocks a thread, is named in the record as abandoned.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use tokio::runtime::Handle;
+
+use super::{Call, Context, Done, Handlers, HttpRules, Link, Main, Reporter, Stopped, handler, http, output::{Output, Outputs}};
+use crate::{
+    job::{Failure, Job, Record},
+    runner::{AsyncRunner, Scope},
+    supervisor::ports::{End, News},
+};
+
+/// What all in-process jobs share.
+#[derive(Debug)]
+pub struct Inside {
+    pub(super) runtime: Handle,
+    pub(super) outputs: Arc<Outputs>,
+    handlers: Handlers,
+    http: http::Client,
+}
+
+impl Inside {
+    /// In-process jobs on `runtime`, whose logs are kept in `log_root` within these sizes.
+    ///
+    /// # Errors
+    /// The system gives no thread to write their logs.
+    pub fn new(
+        runtime: Handle,
+        handlers: Handlers,
+        rules: HttpRules,
+        (log_root, segment_bytes, max_log_bytes): (PathBuf, u64, u64),
+    ) -> io::Result<Self> {
+        let outputs = Outputs::start(log_root, segment_bytes, max_log_bytes)?;
+        Ok(Self { runtime, outputs, handlers, http: http::Client::new(rules) })
+    }
+}
+
+/// Starts the main task of an in-process job on its Runner.
+pub(super) fn start(
+    runner: &mut AsyncRunner,
+    inside: Arc<Inside>,
+    record: Arc<Record>,
+    context: Context,
+    link: Link,
+    reporter: Reporter,
+    output: Output,
+) -> Main {
+    runner.start_scoped(move |scope| run(scope, inside, record, context, link, reporter, output))
+}
+
+async fn run(
+    scope: Scope,
+    inside: Arc<Inside>,
+    record: Arc<Record>,
+    context: Context,
+    mut link: Link,
+    reporter: Reporter,
+    output: Output,
+) -> Result<Done, Stopped> {
+    scope.cancellable(link.until(|orders| orders.go)).await?.map_err(|_| Stopped::Aborted)?;
+    drop(link);
+    reporter.send(News::Running { pid: None, start_time: None }).await;
+    drop(reporter);
+    let end = match record.job() {
+        // Boxed: there may be tens of thousands of others, which need less.
+        Job::Http(job) => {
+            scope.cancellable(Box::pin(inside.http.run(job, &context, &output))).await?
+        }
+        Job::Handler(job) => handler::run(&inside.handlers, job, Call::new(record.clone(), context, scope, output)).await?,
+        Job::Command(_) | Job::Script(_) => {
+            let failure = Failure::new("internal", "a job of processes was given to the daemon itself");
+            End { error: Some(failure), ..End::default() }
+        }
+    };
+    Ok(Done { end, hold: None })
+}
