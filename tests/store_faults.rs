@@ -14,7 +14,8 @@ use runward::{
         Spec, State,
     },
     supervisor::{
-        Actor, Archive, Ended, Fatal, Filter, Parts, REPORTS, Reading, Refusal, Stage, Supervisor, Urgent,
+        Actor, Archive, Ended, Fatal, Filter, Parts, REPORTS, Reading, Refusal, Stage, Submission,
+        Supervisor, Urgent,
         core::{Core, Limits},
         ports::{AppendError, Batch, Duplicate, End, EventLog, LoopFacts, News, Records, Report, Runners},
     },
@@ -124,7 +125,7 @@ impl Runners for Listening {
         self.hear(Told::Settled(key));
     }
 
-    fn close(&mut self, _: RunnerId, _: AttemptKey) {}
+    fn close(&mut self, _: Arc<Record>, _: AttemptKey) {}
 
     fn get_loop(&self, _: AttemptKey) -> Option<LoopFacts> {
         Some(LoopFacts::default())
@@ -145,6 +146,7 @@ impl Rig {
         let disk = Disk::default();
         let limits = Limits {
             max_running: 2,
+            max_in_process: 2,
             max_queued: 10,
             cancel_grace: Duration::from_secs(30),
             shutdown: Duration::from_secs(300),
@@ -169,14 +171,17 @@ impl Rig {
 
     async fn submit(&self) -> Result<RunnerId, Refusal> {
         let id = RunnerId::new();
-        self.supervisor.submit(id, Arc::new(spec()), None).await.map(|submitted| submitted.id)
+        self.supervisor
+            .submit(Submission { id, spec: Arc::new(spec()), key: None })
+            .await
+            .map(|submitted| submitted.id)
     }
 
     /// A job that executes.
     async fn running(&mut self) -> (RunnerId, AttemptKey) {
         let id = RunnerId::new();
         let mut subscription = self.supervisor.subscribe(id);
-        self.supervisor.submit(id, Arc::new(spec()), None).await.expect("accepted");
+        self.supervisor.submit(Submission { id, spec: Arc::new(spec()), key: None }).await.expect("accepted");
         let Some(Told::Prepare(_, key)) = self.told.recv().await else { panic!("it is prepared first") };
         assert_eq!(self.told.recv().await, Some(Told::Go(key)));
         self.report(id, key, News::Running { pid: Some(7), start_time: Some(7) }).await;

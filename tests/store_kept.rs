@@ -11,7 +11,7 @@ use runward::{
     store::{self, Log, Lookup, Readers},
     supervisor::{
         Archive, Filter, Reading,
-        ports::{Batch, Delivery, EventLog, IdempotencyKey, KeyedSubmission, Records},
+        ports::{Batch, ContextChange, Delivery, EventLog, IdempotencyKey, KeyedSubmission, Records},
     },
 };
 
@@ -104,7 +104,7 @@ fn life(bytes: u64) -> Vec<EventKind> {
             result: None,
             context: Default::default(),
         },
-        EventKind::Draining,
+        EventKind::Draining { outcome: None },
         EventKind::Closed(CloseFacts { outcome: Outcome::Succeeded, drain: None }),
     ]
 }
@@ -207,6 +207,10 @@ fn an_idle_runner_is_neither_waiting_nor_under_way() {
     assert_eq!(lookup.idle().expect("readable"), [Record::clone(&record)]);
 }
 
+fn change(name: &str, version: u64, variable: Option<Variable>) -> ContextChange {
+    ContextChange { version, name: name.into(), variable }
+}
+
 #[test]
 fn queues_and_context_survive() {
     let mut store = Store::new();
@@ -216,9 +220,9 @@ fn queues_and_context_survive() {
     store.append(&Batch {
         queues: vec![("a".into(), Some(settings)), ("b".into(), Some(settings)), ("b".into(), None)],
         context: vec![
-            ("A".into(), plain("1", 1)),
-            ("S".into(), Some(sealed.clone())),
-            ("A".into(), plain("2", 3)),
+            change("A", 1, plain("1", 1)),
+            change("S", 2, Some(sealed.clone())),
+            change("A", 3, plain("2", 3)),
         ],
         ..Batch::default()
     });
@@ -234,13 +238,13 @@ fn queues_and_context_survive() {
 #[test]
 fn the_version_of_the_context_never_goes_back() {
     let mut store = Store::new();
-    store.append(&Batch { context: vec![("A".into(), plain("1", 1))], ..Batch::default() });
-    store.append(&Batch { context: vec![("A".into(), None)], ..Batch::default() });
+    store.append(&Batch { context: vec![change("A", 1, plain("1", 1))], ..Batch::default() });
+    store.append(&Batch { context: vec![change("A", 2, None)], ..Batch::default() });
     store.reopen();
     let context = store.lookup().context().expect("readable");
     assert_eq!((context.version, context.variables.len()), (2, 0));
     store.append(&Batch {
-        context: vec![("A".into(), plain("1", 3)), ("A".into(), None)],
+        context: vec![change("A", 3, plain("1", 3)), change("A", 4, None)],
         ..Batch::default()
     });
     assert_eq!(store.lookup().context().expect("readable").version, 4);

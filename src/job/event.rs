@@ -124,7 +124,7 @@ pub enum EventKind {
         /// What to do.
         job: Arc<Job>,
     },
-    /// Somebody asked for a Runner that is kept open to be closed.
+    /// Somebody asked for a Runner to be closed that is kept open, or that would run again otherwise.
     CloseRequested {
         /// Who.
         by: Requester,

@@ -34,7 +34,7 @@ pub struct Record {
     /// Waits, but its turn may only come then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
-    /// Kept open, but to be closed when its run is over.
+    /// To be closed when its attempt is over, whatever would follow otherwise.
     #[serde(default)]
     pub closing: bool,
     /// Waits for another attempt of the run that was the last to begin, not for the next run.

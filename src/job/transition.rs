@@ -242,7 +242,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             }
         }
         EventKind::CloseRequested { .. } => {
-            allow(record.spec.keep_open && !record.closing)?;
+            allow(!record.closing)?;
             allow(matches!(record.state, Queued | Starting | Running | Idle | Cancelling))?;
             record.closing = true;
         }

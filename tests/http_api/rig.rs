@@ -82,6 +82,8 @@ impl Jobs {
         match record.as_ref().map(|record| &record.spec.job) {
             Some(Job::Command(command)) => command.argv[0].clone(),
             Some(Job::Script(script)) => script.source.clone(),
+            Some(Job::Handler(handler)) => handler.name.clone(),
+            Some(Job::Http(http)) => http.url.clone(),
             None => String::new(),
         }
     }
@@ -120,7 +122,13 @@ impl Runners for Jobs {
         self.records.lock().expect("unpoisoned").remove(&key);
     }
 
-    fn close(&mut self, _: RunnerId, _: AttemptKey) {}
+    fn close(&mut self, record: Arc<Record>, key: AttemptKey) {
+        // One that has just ended tells so itself.
+        if !self.records.lock().expect("unpoisoned").contains_key(&key) {
+            let report = Report { runner: record.id, key, news: News::Closed(Drain::default()) };
+            self.reports.try_send(report).expect("room for a report");
+        }
+    }
 
     fn get_loop(&self, _: AttemptKey) -> Option<LoopFacts> {
         Some(LoopFacts::default())
@@ -157,6 +165,7 @@ impl Rig {
         let (sender, ready) = std_mpsc::channel();
         let mut decided = core::Limits {
             max_running: 64,
+            max_in_process: 64,
             max_queued: 10_000,
             cancel_grace: Duration::from_secs(3600),
             shutdown: Duration::from_secs(3600),

@@ -18,7 +18,7 @@ use runward::{
 };
 use serde_json::{Value, json};
 
-use super::{attempt, common::until, failure, result, setup, start};
+use super::{attempt, common::until, failure, result, start};
 
 super::tests! {
     a_handler_gives_a_result_and_writes_to_its_log

@@ -44,7 +44,8 @@ struct Queue {
 #[derive(Debug, Default)]
 struct Key {
     holder: Option<RunnerId>,
-    waiting: BTreeMap<Place, Arc<str>>,
+    /// By their queues.
+    waiting: BTreeMap<Arc<str>, BTreeSet<Place>>,
 }
 
 /// The queues, with the tickets of those that may start, and what is taken.
@@ -117,8 +118,8 @@ impl Line {
         queue.ready.remove(&ticket.place);
         queue.queued -= 1;
         if let Some(name) = &ticket.key {
-            if let Some(key) = self.keys.get_mut(name) {
-                key.waiting.remove(&ticket.place);
+            if let Some(waiting) = self.keys.get_mut(name).and_then(|key| key.waiting.get_mut(&ticket.queue)) {
+                waiting.remove(&ticket.place);
             }
             self.wake(name);
         }
@@ -209,7 +210,7 @@ impl Line {
         self.queue(&ticket.queue).ready.remove(&ticket.place);
         if let Some(key) = &ticket.key {
             let key = self.keys.entry(Arc::clone(key)).or_default();
-            key.waiting.insert(ticket.place, Arc::clone(&ticket.queue));
+            key.waiting.entry(Arc::clone(&ticket.queue)).or_default().insert(ticket.place);
         }
     }
 
@@ -268,17 +269,21 @@ impl Line {
         }
     }
 
-    /// The first of those that wait for a free key may go.
+    /// Of those that wait for a free key the first of each queue is ready: one queue may be paused or full.
     fn wake(&mut self, name: &Arc<str>) {
         let Some(key) = self.keys.get_mut(name) else { return };
         if key.holder.is_some() {
             return;
         }
-        let next = key.waiting.pop_first();
+        let mut ready = Vec::new();
+        key.waiting.retain(|queue, waiting| {
+            ready.extend(waiting.pop_first().map(|place| (Arc::clone(queue), place)));
+            !waiting.is_empty()
+        });
         if key.waiting.is_empty() {
             self.keys.remove(name);
         }
-        if let Some((place, queue)) = next {
+        for (queue, place) in ready {
             self.queue(&queue).ready.insert(place);
         }
     }

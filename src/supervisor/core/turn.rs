@@ -97,7 +97,9 @@ impl Turn<'_> {
 
     fn cancel_waiting(&mut self, id: RunnerId, by: Requester, reason: CancelReason, outcome: Outcome) {
         self.append(id, EventKind::CancelRequested { by, reason, force: false });
-        if self.waiting_record(id).is_some_and(|record| record.attempt().is_some()) {
+        let has_runner = self.waiting_record(id).is_some_and(|record| record.attempt().is_some());
+        // Once all is finished its Runner goes with the daemon.
+        if has_runner && self.core.phase != Phase::Finished {
             self.wind_up(id, outcome);
         } else {
             self.append(id, EventKind::Closed(CloseFacts { outcome, drain: None }));
@@ -114,21 +116,45 @@ impl Turn<'_> {
                 self.cancel_active(id, by, reason);
                 Answer::Accepted
             }
-            (_, Some(receipt)) if escalate && !receipt.forced => {
-                self.append(id, EventKind::CancelRequested { by, reason, force: true });
-                self.force(id);
+            (_, Some(receipt)) => {
+                let forces = escalate && !receipt.forced;
+                // A shutdown would let it run again; nobody who cancels a job means that.
+                let answer = match receipt.reason {
+                    CancelReason::Shutdown => self.close_for_good(id, by.clone()),
+                    _ if !escalate => self.close_for_good(id, by.clone()),
+                    CancelReason::Requested | CancelReason::Timeout | CancelReason::Deadline => {
+                        Answer::AlreadySo
+                    }
+                };
+                if forces {
+                    self.append(id, EventKind::CancelRequested { by, reason, force: true });
+                    self.force(id);
+                    return Answer::Accepted;
+                }
+                answer
+            }
+        }
+    }
+
+    /// What stops it already, a time-out or a shutdown, would have let it run again.
+    fn close_for_good(&mut self, id: RunnerId, by: Requester) -> Answer {
+        match self.core.active.get(&id) {
+            Some(active) if !active.record.closing => {
+                self.append(id, EventKind::CloseRequested { by });
                 Answer::Accepted
             }
-            (_, Some(_)) => Answer::AlreadySo,
+            Some(_) | None => Answer::AlreadySo,
         }
     }
 
     fn close_kept_open(&mut self, id: RunnerId, by: Requester) -> Answer {
         let Some(active) = self.core.active.get(&id) else { return Answer::Unknown };
-        if active.record.closing || active.record.state == State::Draining {
+        if active.record.state == State::Draining {
             return Answer::AlreadySo;
         }
-        self.append(id, EventKind::CloseRequested { by: by.clone() });
+        if self.close_for_good(id, by.clone()) == Answer::AlreadySo {
+            return Answer::AlreadySo;
+        }
         self.close_idle(id);
         self.cancel_active(id, by, CancelReason::Requested);
         Answer::Accepted
