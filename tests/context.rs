@@ -14,7 +14,8 @@ const SECRET: &str = "v3ry-h1dden-5ecret-of-th1s-test";
 const NOWHERE: &str = "n0-pr0cess-0f-an0ther-test-has-1t";
 
 fn put(daemon: &Daemon, name: &str, body: Value) -> Value {
-    let answer = daemon.request(Method::PUT, &format!("/v1/context/{name}")).json(&body).send().expect("an answer");
+    let answer =
+        daemon.request(Method::PUT, &format!("/v1/context/{name}")).json(&body).send().expect("an answer");
     let status = answer.status();
     let value: Value = answer.json().expect("JSON");
     assert!(status.is_success(), "PUT {name}: {status} {value}");
@@ -58,7 +59,10 @@ fn jobs_see_the_context_of_their_start_and_the_record_says_which() {
     daemon.signal(nix::sys::signal::Signal::SIGTERM);
     let daemon = daemon.restart();
     assert_eq!(daemon.get("/v1/context")["version"], 8);
-    assert_eq!(output(&daemon, "printf '%s|' \"$PLAIN\" \"$HIDDEN\" \"$OWN\"", json!({})), format!("two|{SECRET}||"));
+    assert_eq!(
+        output(&daemon, "printf '%s|' \"$PLAIN\" \"$HIDDEN\" \"$OWN\"", json!({})),
+        format!("two|{SECRET}||")
+    );
     assert_eq!(put(&daemon, "NEW", json!({"value": ""}))["version"], 9);
 }
 
@@ -69,11 +73,17 @@ fn a_variable_that_is_not_to_be_had_fails_the_job_and_says_what_to_do() {
     put(&daemon, "PASSWORD", json!({"from": {"file": path}}));
     let runner = daemon.run(json!({"job": {"command": ["true"]}}));
     let error = &runner["runs"][0]["attempts"][0]["error"];
-    assert_eq!((&runner["outcome"], &error["kind"], &error["stage"]), (&json!("failed"), &json!("start_failed"), &json!("context")));
+    assert_eq!(
+        (&runner["outcome"], &error["kind"], &error["stage"]),
+        (&json!("failed"), &json!("start_failed"), &json!("context"))
+    );
     let message = error["message"].as_str().expect("a message");
     assert!(message.contains("`PASSWORD`") && message.contains("PUT /v1/context/PASSWORD"), "{message}");
     // Who brings his own does not need it.
-    assert_eq!(daemon.run(json!({"job": {"command": ["true"]}, "context": {"PASSWORD": ""}}))["outcome"], "succeeded");
+    assert_eq!(
+        daemon.run(json!({"job": {"command": ["true"]}, "context": {"PASSWORD": ""}}))["outcome"],
+        "succeeded"
+    );
 }
 
 #[test]
@@ -84,7 +94,8 @@ fn without_its_key_the_daemon_starts_and_a_secret_is_not_guessed() {
     fs::remove_file(daemon.state_dir().join("context.key")).expect("there is a key");
     let daemon = daemon.restart();
     let runner = daemon.run(json!({"job": {"command": ["true"]}}));
-    let message = runner["runs"][0]["attempts"][0]["error"]["message"].as_str().expect("a message").to_owned();
+    let message =
+        runner["runs"][0]["attempts"][0]["error"]["message"].as_str().expect("a message").to_owned();
     assert!(message.contains("another key") && message.contains("PUT /v1/context/HIDDEN"), "{message}");
     put(&daemon, "HIDDEN", json!({"value": "new", "secret": true}));
     assert_eq!(output(&daemon, "printf %s \"$HIDDEN\"", json!({})), "new");
@@ -97,7 +108,8 @@ fn a_key_that_others_can_read_is_refused() {
     fs::create_dir(setup.state_dir()).expect("made");
     fs::set_permissions(setup.state_dir(), fs::Permissions::from_mode(0o700)).expect("set");
     fs::write(setup.state_dir().join("context.key"), "k".repeat(64)).expect("written");
-    fs::set_permissions(setup.state_dir().join("context.key"), fs::Permissions::from_mode(0o644)).expect("set");
+    fs::set_permissions(setup.state_dir().join("context.key"), fs::Permissions::from_mode(0o644))
+        .expect("set");
     let output = setup.command().output().expect("it runs");
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(77), "{message}");
@@ -129,7 +141,8 @@ fn processes_showing(bytes: &[u8]) -> Vec<i32> {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
         let shows = |file: &str| {
             let mut held = Vec::new();
-            let read = fs::File::open(entry.path().join(file)).and_then(|mut file| file.read_to_end(&mut held));
+            let read =
+                fs::File::open(entry.path().join(file)).and_then(|mut file| file.read_to_end(&mut held));
             read.is_ok() && held.windows(bytes.len()).any(|window| window == bytes)
         };
         if shows("environ") || shows("cmdline") {
@@ -199,7 +212,8 @@ fn the_search_for_leaks_finds_one_in_each_place() {
         "job": {"script": "echo l3aked-t3xt; sleep 600"}, "name": "l3aked-t3xt",
     }));
     daemon.output_with(&runner, "l3aked-t3xt");
-    let mut beside = std::process::Command::new("sleep").arg("600").env("X", "l3aked-t3xt").spawn().expect("it runs");
+    let mut beside =
+        std::process::Command::new("sleep").arg("600").env("X", "l3aked-t3xt").spawn().expect("it runs");
     let found = leaks(&daemon, &runner, "l3aked-t3xt");
     beside.kill().expect("killed");
     beside.wait().expect("dead");

@@ -43,7 +43,9 @@ fn the_oldest_go_with_all_that_belongs_to_them() {
     let line: Value = serde_json::from_str(&daemon.logged("forgot what had closed first")).expect("JSON");
     assert!(line["runners"].as_u64() >= Some(1) && line["log_bytes"].as_u64() >= Some(2), "{line}");
     // What is left is enough for the next start, and the places of events go on.
-    let last = daemon.get("/v1/events?limit=1000")["items"].as_array().expect("events").last().expect("one")["seq"].clone();
+    let last = daemon.get("/v1/events?limit=1000")["items"].as_array().expect("events").last().expect("one")
+        ["seq"]
+        .clone();
     daemon.signal(Signal::SIGTERM);
     let daemon = daemon.restart();
     daemon.closed(&held);
@@ -57,8 +59,14 @@ fn the_oldest_go_with_all_that_belongs_to_them() {
 fn a_purged_key_makes_a_new_job() {
     let daemon = Setup::new().set("RETENTION__MAX_RECORDS", 1).start();
     let submit = || {
-        let request = daemon.request(reqwest::Method::POST, "/v1/runners?wait=60s").header("Idempotency-Key", "k");
-        id(&request.json(&json!({"job": {"command": ["true"]}})).send().expect("an answer").json().expect("JSON"))
+        let request =
+            daemon.request(reqwest::Method::POST, "/v1/runners?wait=60s").header("Idempotency-Key", "k");
+        id(&request
+            .json(&json!({"job": {"command": ["true"]}}))
+            .send()
+            .expect("an answer")
+            .json()
+            .expect("JSON"))
     };
     let first = submit();
     assert_eq!(submit(), first);
@@ -94,7 +102,10 @@ fn what_is_too_old_goes_at_the_start() {
 #[test]
 fn off_keeps_everything() {
     let off = |setup: Setup| {
-        setup.set("RETENTION__MAX_AGE", "off").set("RETENTION__MAX_RECORDS", "off").set("RETENTION__MAX_LOG_BYTES", 0)
+        setup
+            .set("RETENTION__MAX_AGE", "off")
+            .set("RETENTION__MAX_RECORDS", "off")
+            .set("RETENTION__MAX_LOG_BYTES", 0)
     };
     let daemon = off(Setup::new()).start();
     let runner = echo(&daemon, "kept");

@@ -61,7 +61,8 @@ impl Receiving {
                     break;
                 }
                 if !status.is_empty() {
-                    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                    let answer =
+                        format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
                     drop(socket.write_all(answer.as_bytes()));
                 }
             }
@@ -130,7 +131,8 @@ fn verify_recipe() -> String {
 
 #[test]
 fn it_is_told_again_until_it_is_taken() {
-    let receiving = Receiving::answering(&["500 Oops", "302 Found\r\nlocation: http://127.0.0.1:1/", "200 OK"]);
+    let receiving =
+        Receiving::answering(&["500 Oops", "302 Found\r\nlocation: http://127.0.0.1:1/", "200 OK"]);
     let daemon = Setup::new().start();
     let runner = daemon.submit(json!({"job": {"command": ["true"]}, "on_close": {"url": receiving.url()}}));
     let tries: Vec<Message> = (0..3).map(|_| receiving.next()).collect();
@@ -156,7 +158,8 @@ fn it_survives_a_crash_and_a_shutdown_does_not_wait_for_it() {
     daemon.signal(Signal::SIGTERM);
     let mut stopped = daemon;
     assert_eq!(stopped.wait().code(), Some(0));
-    let listener = TcpListener::bind(url.trim_start_matches("http://").trim_end_matches('/')).expect("the port again");
+    let listener =
+        TcpListener::bind(url.trim_start_matches("http://").trim_end_matches('/')).expect("the port again");
     let daemon = stopped.restart();
     let (mut socket, _) = listener.accept().expect("it is told");
     let mut head = [0; 1024];

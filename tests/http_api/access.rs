@@ -110,7 +110,10 @@ fn every_route_is_described_and_answers() {
         assert!(answer.status < 500 && answer.status != 405, "{method} {route}: {}", answer.text());
         if answer.status == 404 {
             let problem = answer.problem();
-            assert!(["runner-not-found", "variable-not-found"].contains(&&*problem), "{method} {route}: {problem}");
+            assert!(
+                ["runner-not-found", "variable-not-found"].contains(&&*problem),
+                "{method} {route}: {problem}"
+            );
         }
     }
 }

@@ -74,7 +74,10 @@ fn a_secret_is_never_shown() {
         assert!(!answer.text().contains("hush"), "{}", answer.text());
     }
     let variable = rig.get("/v1/context/TOKEN").json();
-    assert_eq!((&variable["value"], &variable["secret"], &variable["source"]), (&Value::Null, &json!(true), &json!("inline")));
+    assert_eq!(
+        (&variable["value"], &variable["secret"], &variable["source"]),
+        (&Value::Null, &json!(true), &json!("inline"))
+    );
     // A mistake does not repeat it either.
     for body in [r#"{"value": "hush-hush", "secret": 1}"#, r#"{"value": "hush-hush", "secret": true"#] {
         let request = Request::new("PUT", "/v1/context/TOKEN").header("content-type", "application/json");
