@@ -9,7 +9,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("runner", &[]),
     ("process", &[]),
     ("job", &[]),
-    ("settings", &["text"]),
+    ("settings", &["job", "text"]),
     ("telemetry", &["settings"]),
     ("state_dir", &[]),
     ("secrets", &["job", "private_file"]),

@@ -63,14 +63,15 @@ async fn run(
 ) -> Result<Done, Stopped> {
     scope.cancellable(link.until(|orders| orders.go)).await?.map_err(|_| Stopped::Aborted)?;
     drop(link);
-    let variables = match scope.cancellable(context.variables(&record)).await? {
+    // Boxed, like what follows: there may be tens of thousands of others, which need less.
+    let variables = match scope.cancellable(Box::pin(context.variables(&record))).await? {
         Ok(variables) => variables,
         Err(failure) => return Ok(Done { end: End { error: Some(failure), ..End::default() }, hold: None }),
     };
-    reporter.send(News::Running { pid: None, start_time: None }).await;
+    drop(context);
+    Box::pin(reporter.send(News::Running { pid: None, start_time: None })).await;
     drop(reporter);
     let end = match record.job() {
-        // Boxed: there may be tens of thousands of others, which need less.
         Job::Http(job) => {
             scope.cancellable(Box::pin(inside.http.run(job, &variables, &output))).await?
         }
