@@ -212,6 +212,17 @@ impl Record {
         }
     }
 
+    /// Whether a run is over: no further attempt of it follows.
+    pub fn is_over(&self, run: u32) -> bool {
+        let current = self.position().map_or(0, |(current, _)| current);
+        match self.state {
+            State::Closed => true,
+            State::Queued => current > run || (current == run && !self.again),
+            State::Idle | State::Draining => current >= run,
+            State::Starting | State::Running | State::Cancelling => current > run,
+        }
+    }
+
     /// When its turn may come, where that is not at once: for its first start its delay or its time, for later
     /// ones its backoff.
     pub fn ready_at(&self) -> Option<Timestamp> {

@@ -11,7 +11,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-use super::{Done, Link, Main, Reporter, Shared, ending, handover::Place, script};
+use super::{Context, Done, Link, Main, Reporter, Shared, Variables, ending, handover::Place, script};
 use crate::{
     job::{self, Action, AttemptKey, Failure, Job, Limits, Process, Record, Rlimit, Script},
     process::{
@@ -59,10 +59,11 @@ pub(super) fn start(
     shared: Arc<Shared>,
     record: Arc<Record>,
     key: AttemptKey,
+    context: Context,
     link: Link,
     reporter: Reporter,
 ) -> Main {
-    runner.start_scoped(move |scope| run(scope, shared, record, key, link, reporter))
+    runner.start_scoped(move |scope| run(scope, shared, record, key, context, link, reporter))
 }
 
 async fn run(
@@ -70,12 +71,14 @@ async fn run(
     shared: Arc<Shared>,
     record: Arc<Record>,
     key: AttemptKey,
+    context: Context,
     mut link: Link,
     reporter: Reporter,
 ) -> Result<Done, Stopped> {
     let signal = stop_signal(record.job());
     let prepared = async {
-        let (launch, place) = plan(&scope, &shared, Arc::clone(&record), key).await?;
+        let variables = context.variables(&record).await?;
+        let (launch, place) = plan(&scope, &shared, Arc::clone(&record), key, variables).await?;
         let shim = shared.launcher.launch(key.as_u128(), &launch).await.map_err(|error| match error {
             LaunchError::Prepare { stage, errno } => {
                 ending::start_failure(&StartFailure::new(stage, errno), record.job())
@@ -198,11 +201,12 @@ async fn plan(
     shared: &Arc<Shared>,
     record: Arc<Record>,
     key: AttemptKey,
+    variables: Variables,
 ) -> Result<(Launch, Option<Place>), Failure> {
     let (shared, job) = (Arc::clone(shared), Arc::clone(&record));
     let switches = job.job().process().is_some_and(|process| process.user.is_some() || process.group.is_some());
     let blocks = switches || matches!(job.job(), Job::Script(_));
-    let planned = move || plan_now(&shared, &record, key);
+    let planned = move || plan_now(&shared, &record, key, &variables);
     let planned = match blocks {
         false => planned(),
         true => match scope.spawn_blocking(planned).with_name("plan").await {
@@ -220,6 +224,7 @@ fn plan_now(
     shared: &Shared,
     record: &Record,
     key: AttemptKey,
+    variables: &Variables,
 ) -> Result<(Launch, Option<Place>), (Stage, io::Error)> {
     let (run, attempt) = record.position().unwrap_or((1, 1));
     let dir = attempt_dir(&shared.log_root, record.id, run, attempt);
@@ -241,7 +246,7 @@ fn plan_now(
         (Job::Command(_) | Job::Http(_) | Job::Handler(_), _) => None,
     };
     let argv = argv(record.job(), place.as_ref().map_or(runner_dir, Place::path))?;
-    let env = shared.environment.of(record, key, identity.user.as_ref(), &process.env);
+    let env = shared.environment.of(record, key, identity.user.as_ref(), variables, &process.env);
     let cwd = process.cwd.clone().unwrap_or_else(|| PathBuf::from("/"));
     let mut launch = Launch::new(dir, argv, env, cwd);
     launch.stdin = process.stdin.as_ref().map(|text| text.as_bytes().to_vec());

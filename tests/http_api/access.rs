@@ -15,6 +15,10 @@ const ROWS: &[(&str, &str, [u16; 4])] = &[
     ("GET", "/openapi.json", [401, 401, 200, 200]),
     ("GET", "/v1/info", [401, 401, 200, 200]),
     ("GET", "/v1/events", [401, 401, 200, 200]),
+    ("GET", "/v1/context", [401, 401, 200, 200]),
+    ("GET", "/v1/context/{name}", [401, 401, 404, 404]),
+    ("PUT", "/v1/context/{name}", [401, 401, 200, 415]),
+    ("DELETE", "/v1/context/{name}", [401, 401, 404, 404]),
     ("GET", "/v1/runners", [401, 401, 200, 200]),
     ("POST", "/v1/runners", [401, 401, 201, 415]),
     ("GET", "/v1/runners/{id}", [401, 401, 404, 404]),
@@ -30,15 +34,21 @@ const ROWS: &[(&str, &str, [u16; 4])] = &[
 ];
 
 fn request(method: &str, route: &str) -> Request {
-    let request = Request::new(method, &route.replace("{id}", NO_RUNNER));
+    let name = if method == "PUT" { "A" } else { "NONE" };
+    let request = Request::new(method, &route.replace("{id}", NO_RUNNER).replace("{name}", name));
     match (method, route) {
+        ("PUT", "/v1/context/{name}") => {
+            request.header("content-type", "application/json").body(r#"{"value": "x"}"#)
+        }
         ("POST", "/v1/runners") => request.header("content-type", "application/json").body(SUBMISSION),
         _ => request,
     }
 }
 
 fn of_wrong_type(method: &str, route: &str) -> Request {
-    Request::new(method, &route.replace("{id}", NO_RUNNER)).header("content-type", "text/html").body("<p>")
+    Request::new(method, &route.replace("{id}", NO_RUNNER).replace("{name}", "NONE"))
+        .header("content-type", "text/html")
+        .body("<p>")
 }
 
 #[test]
@@ -99,7 +109,11 @@ fn every_route_is_described_and_answers() {
         let answer = rig.ask(request(method, route));
         assert!(answer.status < 500 && answer.status != 405, "{method} {route}: {}", answer.text());
         if answer.status == 404 {
-            assert_eq!(answer.problem(), "runner-not-found", "{method} {route}");
+            let problem = answer.problem();
+            assert!(
+                ["runner-not-found", "variable-not-found"].contains(&&*problem),
+                "{method} {route}: {problem}"
+            );
         }
     }
 }

@@ -26,8 +26,21 @@ pub(crate) struct Submission {
     labels: Option<BTreeMap<String, String>>,
     /// Variables; a process sees them in its environment.
     context: Option<BTreeMap<String, String>>,
-    /// Not supported yet: only `null`.
+    /// How many slots it takes of those of its queue and of the daemon.
+    #[schema(default = 1, minimum = 1, maximum = 1000)]
+    weight: Option<u32>,
+    /// How long it waits at the least before it may start. Not together with `start_at`.
     delay: Option<Duration>,
+    /// When it may start, a time as in RFC 3339; one that has passed is now.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    start_at: Option<String>,
+    /// Of the jobs with the same key only one is started at a time.
+    #[schema(max_length = 255)]
+    concurrency_key: Option<String>,
+    /// How long all of it may take from its submission, waiting and retries included.
+    deadline: Option<Duration>,
+    /// When a failed attempt is followed by another; without it never.
+    retry: Option<RetryForm>,
     /// How long an attempt may take.
     timeout: Option<Duration>,
     /// How long it may clean up after a cancellation. The default is the daemon's, and on a shutdown all the time
@@ -35,19 +48,55 @@ pub(crate) struct Submission {
     cancel_grace: Option<Duration>,
     /// How long its executor may drain.
     drain_timeout: Option<Duration>,
-    /// Not supported yet: only `null`.
-    #[schema(value_type = Option<Object>)]
-    retry: Option<serde_json::Value>,
-    /// Not supported yet: only `null`.
-    concurrency_key: Option<String>,
     /// What happens when the daemon or the host dies under it: `fail`, `requeue` or `hold`.
     #[schema(default = "fail")]
     on_lost: Option<String>,
-    /// Not supported yet: only `false`.
+    /// What happens when a shutdown of the daemon stops it: `fail`, `requeue` or `hold`.
+    #[schema(default = "fail")]
+    on_shutdown: Option<String>,
+    /// Whether the runner stays open after its run, for others in the same context: `POST /v1/runners/{id}/runs`.
     #[schema(default = false)]
     keep_open: Option<bool>,
+    /// Who is told when it has closed.
+    on_close: Option<WebhookForm>,
     /// The Runner's debug mode; the default is the daemon's.
     debug: Option<bool>,
+}
+
+/// When a failed attempt is followed by another.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+struct RetryForm {
+    /// Attempts in all.
+    #[schema(minimum = 1, maximum = 1000)]
+    max_attempts: u32,
+    /// The longest wait before the second attempt, 1 s at the least; it doubles for each further one. The wait is
+    /// anything from 1 s to that, by chance.
+    #[schema(default = "1s")]
+    initial_backoff: Option<Duration>,
+    /// The longest wait before any.
+    #[schema(default = "1m")]
+    max_backoff: Option<Duration>,
+    /// The exit codes that are tried again; without any it is every failure, a time-out included.
+    on_exit_codes: Option<Vec<u8>>,
+}
+
+/// Who is told when a runner has closed.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+struct WebhookForm {
+    /// Where: `http:` or `https:`.
+    url: String,
+    /// The variable of the shared context that holds the key to sign with.
+    secret: Option<String>,
+}
+
+/// Another run of a runner that is kept open.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+pub(crate) struct RunToAdd {
+    /// What to do: exactly one key, the kind.
+    job: JobToRun,
 }
 
 /// A text such as `30s`, `5m`, `1h30m`, `250ms`, or a number of seconds; ten years at the most.
@@ -241,6 +290,8 @@ mod tests {
         handler_kind::HANDLER,
         http_kind::HTTP,
         job::{COMMAND, SCRIPT},
+        on_close::ON_CLOSE,
+        retry::RETRY,
     };
 
     fn properties<T: PartialSchema>() -> Vec<String> {
@@ -259,6 +310,8 @@ mod tests {
             (properties::<ScriptForm>(), &SCRIPT[..]),
             (properties::<HttpForm>(), &HTTP[..]),
             (properties::<HandlerForm>(), &HANDLER[..]),
+            (properties::<RetryForm>(), &RETRY[..]),
+            (properties::<WebhookForm>(), &ON_CLOSE[..]),
         ] {
             let mut read = read.to_vec();
             read.sort();

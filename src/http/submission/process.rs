@@ -297,7 +297,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::job::Spec;
     use crate::{
         http::{Config, submission},
         job,
