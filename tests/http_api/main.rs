@@ -6,8 +6,12 @@
 mod access;
 mod client;
 mod events;
+mod explain;
 mod garbage;
 mod logs;
+mod many;
+mod queues;
 mod rig;
 mod runners;
+mod runs;
 mod slow;
