@@ -8,7 +8,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("runner", &[]),
     ("process", &[]),
     ("job", &[]),
-    ("settings", &["text"]),
+    ("settings", &["job", "text"]),
     ("telemetry", &["settings"]),
     ("state_dir", &[]),
     ("supervisor", &["job"]),

@@ -5,7 +5,7 @@ use std::{any::Any, collections::BTreeMap, fmt, pin::Pin, sync::Arc, time::Durat
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::{Context, MAX_RESULT, Stopped, output::Output};
+use super::{Context, MAX_RESULT, http::chain, Stopped, output::Output};
 use crate::{
     job::{Failure, Handler, Job, Record, RunnerId},
     process::log::Stream,
@@ -172,13 +172,7 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for HandlerError {
     fn from(error: E) -> Self {
         let any: &dyn Any = &error;
         let cancelled = any.is::<Cancelled>() || matches!(any.downcast_ref(), Some(TaskError::Cancelled(_)));
-        let mut message = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            message = format!("{message}: {error}");
-            cause = error.source();
-        }
-        Self { kind: "handler_failed".into(), message, cancelled }
+        Self { kind: "handler_failed".into(), message: chain(&error), cancelled }
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{
     supervisor::ports::End,
 };
 use connect::{Line, Tls};
+pub(super) use outcome::chain;
 use outcome::Received;
 
 /// What the server is told who asks.
@@ -101,7 +102,7 @@ impl Client {
         let mut request = Request::new(Full::new(sending.body.clone()));
         *request.method_mut() = sending.method.clone();
         *request.headers_mut() = sending.headers.clone();
-        let broken = |what: String| Failure::new("http_connect", what);
+        let broken = |what: String| Failure::new("http_broken", what);
         let path = &sending.url[Position::BeforePath..Position::AfterQuery];
         *request.uri_mut() = path.parse().map_err(|error| broken(format!("no path to ask for: {error}")))?;
         if !request.headers().contains_key(header::HOST) {
@@ -109,9 +110,10 @@ impl Client {
             let host = HeaderValue::from_str(host).map_err(|error| broken(format!("no host to name: {error}")))?;
             request.headers_mut().insert(header::HOST, host);
         }
+        // From here on the server may have carried it out.
         let answer = line.over(sender.send_request(request)).await;
         let host = sending.url.host_str().unwrap_or_default();
-        Ok((line, answer.map_err(|error| broken(format!("{host} gave no answer: {}", outcome::chain(&error))))?))
+        Ok((line, answer.map_err(|error| broken(format!("{host} gave no answer: {}", chain(&error))))?))
     }
 }
 
@@ -229,8 +231,8 @@ async fn receive(
     let mut left = max;
     while let Some(frame) = line.over(body.frame()).await {
         let frame = frame.map_err(|error| {
-            let message = format!("the answer broke off: {}", outcome::chain(&error));
-            Failure::new("http_connect", message)
+            let message = format!("the answer broke off: {}", chain(&error));
+            Failure::new("http_broken", message)
         })?;
         let Ok(data) = frame.into_data() else { continue };
         let take = usize::try_from(left).unwrap_or(usize::MAX).min(data.len());

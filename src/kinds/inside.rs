@@ -63,10 +63,10 @@ async fn run(
 ) -> Result<Done, Stopped> {
     scope.cancellable(link.until(|orders| orders.go)).await?.map_err(|_| Stopped::Aborted)?;
     drop(link);
-    reporter.send(News::Running { pid: None, start_time: None }).await;
+    // Boxed, like what follows: there may be tens of thousands of others, which need less.
+    Box::pin(reporter.send(News::Running { pid: None, start_time: None })).await;
     drop(reporter);
     let end = match record.job() {
-        // Boxed: there may be tens of thousands of others, which need less.
         Job::Http(job) => {
             scope.cancellable(Box::pin(inside.http.run(job, &context, &output))).await?
         }

@@ -158,3 +158,82 @@ impl Log {
         LogWriter::new(dir, *segment_bytes, *max_bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        job::{AttemptKey, Event, EventKind, Handler, Job, Spec, replay},
+        process::log::{Item, LogReader},
+    };
+
+    fn record() -> Record {
+        let id = RunnerId::new();
+        let job = Job::Handler(Handler { name: "x".into(), args: serde_json::Value::Null });
+        let spec = Arc::new(Spec::new(job, std::time::Duration::ZERO));
+        let key = AttemptKey::new();
+        let starting =
+            EventKind::Starting { run: 1, attempt: 1, key, boot_id: "b".into(), context_version: 0 };
+        let kinds = [EventKind::Submitted { spec }, starting];
+        let events: Vec<Event> = (1..)
+            .zip(kinds)
+            .map(|(seq, kind)| Event { seq, runner: id, at: Timestamp::UNIX_EPOCH, kind })
+            .collect();
+        replay(&events).expect("legal").expect("a record")
+    }
+
+    fn read(outputs: &Outputs, record: &Record) -> Vec<u8> {
+        let mut reader = LogReader::new(&attempt_dir(&outputs.root, record.id, 1, 1), 0);
+        let mut bytes = Vec::new();
+        while let Some(item) = reader.next_item().expect("readable") {
+            match item {
+                Item::Frame(frame) => bytes.extend(frame.bytes),
+                Item::Gap { .. } => panic!("nothing is deleted"),
+            }
+        }
+        bytes
+    }
+
+    #[tokio::test]
+    async fn more_logs_than_files_are_written_in_turns() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let outputs = Outputs::start(dir.path().into(), 1 << 20, 1 << 20).expect("started");
+        let records: Vec<_> = (0..OPEN_FILES * 3).map(|_| record()).collect();
+        let logs: Vec<_> = records.iter().map(|record| outputs.of(record)).collect();
+        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 0, "nothing before the first line");
+        for turn in 0..3_u8 {
+            for log in &logs {
+                log.write(Stream::Stdout, &[b'0' + turn]).await;
+            }
+        }
+        let big = vec![b'x'; 3 * FRAME_DATA_LIMIT + 1];
+        logs[0].write(Stream::Stderr, &big).await;
+        for (log, record) in logs.iter().zip(&records) {
+            let facts = log.flush().await;
+            let read = read(&outputs, record);
+            assert_eq!((facts.bytes, facts.dropped), (read.len() as u64, 0));
+            assert!(read.starts_with(b"012"), "{read:?}");
+            let files = std::fs::read_dir(attempt_dir(dir.path(), record.id, 1, 1)).expect("readable").count();
+            assert_eq!(files, 1, "a file that was closed is gone on with");
+        }
+        let open = logs.iter().filter(|log| lock(&log.0.writer).as_ref().is_some_and(|writer| writer.is_open()));
+        assert!(open.count() <= OPEN_FILES);
+    }
+
+    #[tokio::test]
+    async fn what_is_over_the_quota_is_counted_and_what_can_not_be_written_too() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let outputs = Outputs::start(dir.path().into(), 100, 300).expect("started");
+        let (kept, lost) = (record(), record());
+        let log = outputs.of(&kept);
+        for _ in 0..100 {
+            log.write(Stream::Stdout, &[b'x'; 50]).await;
+        }
+        let facts = log.flush().await;
+        assert!(facts.bytes == 5000 && facts.dropped > 4000, "{facts:?}");
+        std::fs::write(dir.path().join(lost.id.to_string()), "no directory").expect("written");
+        let log = outputs.of(&lost);
+        log.write(Stream::Stdout, b"12345").await;
+        assert_eq!(log.flush().await, OutputFacts { bytes: 5, dropped: 5, incomplete: false });
+    }
+}

@@ -106,8 +106,9 @@ fn a_follower_may_come_before_the_runner_has_started() {
 
 #[test]
 fn following_what_is_cancelled_in_the_queue_ends() {
-    let rig = Rig::start();
-    let answer = rig.submit(r#"{"job": {"command": ["hold"]}, "delay": "1h"}"#);
+    let rig = Rig::with(|limits| limits.max_running = 1);
+    rig.running("hold");
+    let answer = rig.submit(r#"{"job": {"command": ["hold"]}}"#);
     let id = answer.json()["id"].as_str().expect("an id").to_owned();
     let follower = rig.unix().open(&Request::new("GET", &format!("/v1/runners/{id}/logs?follow")));
     rig.ask(Request::new("POST", &format!("/v1/runners/{id}/cancel")));

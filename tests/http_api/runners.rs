@@ -261,7 +261,6 @@ fn closing_asks_once_and_never_forces() {
 #[test]
 fn a_full_queue_says_so() {
     let rig = Rig::with(|limits| (limits.max_running, limits.max_queued) = (1, 1));
-    rig.until_stage(|stage| *stage == Stage::Ready);
     rig.running("hold");
     let body = r#"{"job": {"command": ["true"]}}"#;
     assert_eq!(rig.submit(body).status, 201);

@@ -60,7 +60,7 @@ mod tests {
             let problem = read(job, &known).expect_err("refused");
             assert_eq!((problem.kind(), problem.at()), (kind, Some(field)), "{}", problem.detail());
         }
-        let problem = read(json!("ehco"), &known).expect_err("refused");
-        assert!(problem.detail().contains("did you mean \"echo\"?"), "{}", problem.detail());
+        let problem = read(json!("sleeep"), &known).expect_err("refused");
+        assert!(problem.detail().contains("did you mean \"sleep\"?"), "{}", problem.detail());
     }
 }

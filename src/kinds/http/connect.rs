@@ -104,12 +104,15 @@ async fn tcp(url: &Url, rules: &HttpRules) -> Result<TcpStream, Failure> {
     };
     let mut refused = None;
     let mut last = None;
+    // One that does not even refuse must leave time for the others.
+    let each = CONNECT / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
     for address in addresses {
         if let Some(why) = rules.refuse(address) {
             refused = Some(why);
             continue;
         }
-        match TcpStream::connect(address).await {
+        let connected = timeout(each, TcpStream::connect(address)).await;
+        match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) => {
                 // Before a byte is sent: it may be one of this machine's own addresses.
                 let (peer, local) = (stream.peer_addr(), stream.local_addr());

@@ -115,7 +115,7 @@ pub(super) fn shown(url: &Url) -> String {
 }
 
 /// An error and its causes.
-pub(super) fn chain(error: &dyn Error) -> String {
+pub(in crate::kinds) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

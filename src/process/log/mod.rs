@@ -154,6 +154,33 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_rests_goes_on_in_its_file_until_that_is_full() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = LogWriter::new(dir.path().to_owned(), 60, 1 << 20);
+        for number in 0..6 {
+            log.append(Stream::Stdout, number, &[b'a'; 20]);
+            assert!(log.is_open());
+            log.rest();
+            assert!(!log.is_open());
+        }
+        let (frames, _) = read(&mut LogReader::new(dir.path(), 0));
+        assert_eq!(frames.len(), 6);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "two frames to a file");
+        // A file that was deleted meanwhile costs what is written next, not what comes after.
+        for file in fs::read_dir(dir.path()).unwrap() {
+            fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        let mut log = LogWriter::new(dir.path().to_owned(), 1000, 1 << 20);
+        log.append(Stream::Stdout, 1, b"first");
+        log.rest();
+        fs::remove_file(dir.path().join(segment_name(0))).unwrap();
+        log.append(Stream::Stdout, 2, b"lost");
+        log.append(Stream::Stdout, 3, b"third");
+        assert_eq!(log.dropped(), 4);
+        assert_eq!(read(&mut LogReader::new(dir.path(), 0)).0.len(), 1);
+    }
+
+    #[test]
     fn no_log_is_an_empty_log() {
         let dir = tempfile::tempdir().unwrap();
         let nowhere = dir.path().join("nowhere");
