@@ -110,11 +110,11 @@ fn garbage_is_refused_in_words() {
             "`max_running`, `paused`",
         ),
         (
-            "a queue without slots",
-            send("PUT", "/v1/queues/q", "{\"max_running\": 0}"),
+            "a queue of less than nothing",
+            send("PUT", "/v1/queues/q", "{\"max_running\": -1}"),
             422,
             "invalid-field",
-            "from 1 to 1000000",
+            "from 0 to 1000000",
         ),
         (
             "a misspelt setting",
