@@ -279,7 +279,7 @@ impl Problem {
     /// Says that the field stands in another one: in an item of a list, say.
     #[must_use]
     pub(super) fn within(mut self, parent: &str) -> Self {
-        let Some(field) = self.0.field.take() else { return self.field(parent) };
+        let Some(field) = self.0.field.take_if(|field| field != "Idempotency-Key") else { return self };
         let whole = match field.as_str() {
             "" => parent.to_owned(),
             bracketed if bracketed.starts_with('[') => format!("{parent}{bracketed}"),

@@ -38,7 +38,7 @@ pub(crate) struct Queues {
 #[expect(dead_code, reason = "describes what is read by hand")]
 pub(crate) struct QueueToSet {
     /// Slots that its jobs may take at once; `null`: as many as the daemon has.
-    #[schema(minimum = 1, maximum = 1_000_000)]
+    #[schema(minimum = 0, maximum = 1_000_000)]
     max_running: Option<u32>,
     /// Whether none of its jobs is started.
     paused: Option<bool>,

@@ -20,7 +20,7 @@ use crate::{
         submission,
     },
     job::{RunnerId, Spec},
-    supervisor::{Submission, ports::IdempotencyKey},
+    supervisor::{Refusal, Submission, Submitted, ports::IdempotencyKey},
 };
 
 /// Submissions of one batch. They are one transaction, and its commit holds up all others.
@@ -62,19 +62,22 @@ pub(super) async fn submit(
         list.into_iter().map(|body| submission::spec(body, &shared.api.config)).collect();
     check_identities(&shared, &mut specs).await?;
     let (items, submissions) = sort(specs, keys);
-    let mut answers = shared.api.supervisor.submit_batch(submissions).await.into_iter();
+    let sent: Vec<_> = submissions.iter().map(|submission| submission.key.clone()).collect();
+    let mut answers = shared.api.supervisor.submit_batch(submissions).await;
+    find_earlier(&shared, &sent, &mut answers).await?;
+    let mut answers = answers.into_iter();
     let mut answered = Vec::with_capacity(items.len());
-    for item in items {
+    for (number, item) in items.into_iter().enumerate() {
         answered.push(match item {
-            Item::Faulty(problem) => refused(problem),
+            Item::Faulty(problem) => refused(problem.within(&place(number))),
             Item::Valid(name) => match answers.next() {
                 Some(Ok(submitted)) => {
                     let made = dto::Made { id: submitted.id, name, replayed: submitted.replayed };
                     let status = StatusCode::CREATED.as_u16();
                     dto::SubmittedItem { status, runner: Some(made), problem: None }
                 }
-                Some(Err(refusal)) => refused(refusal.into()),
-                None => refused(crate::supervisor::Refusal::Ended.into()),
+                Some(Err(refusal)) => refused(Problem::from(refusal).within(&place(number))),
+                None => refused(Refusal::Ended.into()),
             },
         });
     }
@@ -87,9 +90,32 @@ pub(super) async fn submit(
     Ok(json(StatusCode::OK, &dto::Submitted { items: answered }))
 }
 
+/// What an earlier batch made is found also where nothing new is accepted: a retry is to get its answer.
+async fn find_earlier(
+    shared: &Shared,
+    keys: &[Option<IdempotencyKey>],
+    answers: &mut [Result<Submitted, Refusal>],
+) -> Result<(), Problem> {
+    for (key, answer) in keys.iter().zip(answers) {
+        if let (Some(key), Err(Refusal::QueueFull | Refusal::Draining)) = (key, &answer)
+            && let Some((original, body)) = shared.api.supervisor.archive().keyed(key.key.clone()).await?
+        {
+            *answer = match body == key.body {
+                true => Ok(Submitted { id: original, replayed: true }),
+                false => Err(Refusal::KeyReused { original }),
+            };
+        }
+    }
+    Ok(())
+}
+
 fn refused(problem: Problem) -> dto::SubmittedItem {
     let status = problem.kind().status().as_u16();
     dto::SubmittedItem { status, runner: None, problem: Some(problem) }
+}
+
+fn place(number: usize) -> String {
+    format!("runners[{number}]")
 }
 
 fn read_list(value: Value) -> Result<Vec<Value>, Problem> {
@@ -136,14 +162,14 @@ fn sort(
     keys: Vec<Option<IdempotencyKey>>,
 ) -> (Vec<Item>, Vec<Submission>) {
     let mut submissions = Vec::with_capacity(specs.len());
-    let items = (specs.into_iter().zip(keys).enumerate())
-        .map(|(place, (spec, key))| match spec {
+    let items = (specs.into_iter().zip(keys))
+        .map(|(spec, key)| match spec {
             Ok(spec) => {
                 let name = spec.name.clone();
                 submissions.push(Submission { id: RunnerId::new(), spec, key });
                 Item::Valid(name)
             }
-            Err(problem) => Item::Faulty(problem.within(&format!("runners[{place}]"))),
+            Err(problem) => Item::Faulty(problem),
         })
         .collect();
     (items, submissions)

@@ -46,8 +46,7 @@ pub(super) async fn cancel(
 ) -> Result<Response, Problem> {
     no_parameters(&uri)?;
     let value = read_json(&shared, &from.0, &headers, body).await?;
-    let filter = read_filter(value)?;
-    let force = filter.states.contains(&Stage::Cancelling);
+    let (filter, force) = read_filter(value)?;
     let (mut found, more) = find(&shared, filter).await?;
     // Those that wait first: none of them is to start because another one was stopped.
     found.sort_by_key(|(_, state)| *state != Stage::Queued);
@@ -101,7 +100,8 @@ async fn find(shared: &Shared, mut filter: Filter) -> Result<(Vec<(RunnerId, Sta
     }
 }
 
-fn read_filter(value: Value) -> Result<Filter, Problem> {
+/// The filter, and whether what is stopping already is to be forced.
+fn read_filter(value: Value) -> Result<(Filter, bool), Problem> {
     let mut fields = Fields::open(value, "", &FIELDS)?;
     let states = read_states(&mut fields)?;
     let (queue, name) = (fields.text("queue")?, fields.text("name")?);
@@ -117,7 +117,8 @@ fn read_filter(value: Value) -> Result<Filter, Problem> {
         (true, false) | (false, true) => {}
     }
     let open = || Stage::ALL.iter().copied().filter(|state| *state != Stage::Closed).collect();
-    Ok(Filter {
+    let force = states.contains(&Stage::Cancelling);
+    let filter = Filter {
         states: if states.is_empty() { open() } else { states },
         outcomes: Vec::new(),
         queue,
@@ -125,7 +126,8 @@ fn read_filter(value: Value) -> Result<Filter, Problem> {
         labels: labels.into_iter().collect(),
         before: None,
         limit: READ,
-    })
+    };
+    Ok((filter, force))
 }
 
 /// One state or several.

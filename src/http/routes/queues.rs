@@ -75,7 +75,7 @@ pub(super) async fn set(
     let value = read_json(&shared, &from.0, &headers, body).await?;
     let mut fields = Fields::open(value, "", &["max_running", "paused"])?;
     let unlimited = fields.is_null("max_running");
-    let max_running = fields.number("max_running", 1..=MAX_RUNNING)?;
+    let max_running = fields.number("max_running", 0..=MAX_RUNNING)?;
     let paused = fields.flag("paused")?;
     if max_running.is_none() && !unlimited && paused.is_none() {
         let detail = r#"say what to change: `max_running`, `paused` or both, as in {"paused": true}"#;
