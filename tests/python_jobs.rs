@@ -195,7 +195,7 @@ fn an_interpreter_that_is_missing_or_too_old_is_said_with_what_to_install() {
     fs::set_permissions(&old, fs::Permissions::from_mode(0o755)).expect("set");
     let old = run_python(&daemon, json!({"source": "async def main(): pass", "interpreter": old}));
     for (runner, words) in [
-        (missing, ["`python3.99` could not be executed", "install Python 3.11 or later"]),
+        (missing, ["python3.99 is in no directory of its PATH", "install Python 3.11 or later"]),
         (old, ["is Python 3.9.2", "needs 3.11 or later"]),
     ] {
         let error = &attempt(&runner)["error"];

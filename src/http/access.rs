@@ -60,14 +60,28 @@ pub const ROUTES: &[(Method, &str, Need)] = &[
     (Method::GET, "/openapi.json", Need::Scope(Scope::Read)),
     (Method::GET, "/v1/info", Need::Scope(Scope::Read)),
     (Method::GET, "/v1/events", Need::Scope(Scope::Read)),
+    (Method::GET, "/v1/context", Need::Scope(Scope::Read)),
+    (Method::GET, "/v1/context/{name}", Need::Scope(Scope::Read)),
+    (Method::PUT, "/v1/context/{name}", Need::Scope(Scope::Admin)),
+    (Method::DELETE, "/v1/context/{name}", Need::Scope(Scope::Admin)),
     (Method::GET, "/v1/runners", Need::Scope(Scope::Read)),
     (Method::POST, "/v1/runners", Need::Scope(Scope::Submit)),
+    (Method::POST, "/v1/runners:batch", Need::Scope(Scope::Submit)),
+    (Method::POST, "/v1/runners:cancel", Need::Scope(Scope::Submit)),
     (Method::GET, "/v1/runners/{id}", Need::Scope(Scope::Read)),
     (Method::DELETE, "/v1/runners/{id}", Need::Scope(Scope::Submit)),
     (Method::POST, "/v1/runners/{id}/cancel", Need::Scope(Scope::Submit)),
     (Method::GET, "/v1/runners/{id}/loop", Need::Scope(Scope::Read)),
     (Method::GET, "/v1/runners/{id}/events", Need::Scope(Scope::Read)),
     (Method::GET, "/v1/runners/{id}/logs", Need::Scope(Scope::Read)),
+    (Method::GET, "/v1/runners/{id}/explain", Need::Scope(Scope::Read)),
+    (Method::POST, "/v1/runners/{id}/runs", Need::Scope(Scope::Submit)),
+    (Method::POST, "/v1/runners/{id}/release", Need::Scope(Scope::Submit)),
+    (Method::GET, "/v1/queues", Need::Scope(Scope::Read)),
+    (Method::GET, "/v1/queues/{name}", Need::Scope(Scope::Read)),
+    // A queue is everybody's, and its settings outlive the daemon: they are the operator's.
+    (Method::PUT, "/v1/queues/{name}", Need::Scope(Scope::Admin)),
+    (Method::DELETE, "/v1/queues/{name}", Need::Scope(Scope::Admin)),
 ];
 
 /// Who is admitted.

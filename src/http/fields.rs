@@ -1,6 +1,6 @@
 //! A JSON object, read field by field: every fault names the field and says what would be right there.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use serde_json::{Map, Value};
 
@@ -83,6 +83,23 @@ impl Fields {
         let number = value.as_i64().and_then(|number| i32::try_from(number).ok());
         let expected = || invalid(&self.path(name), "a whole number from -2147483648 to 2147483647");
         number.map(Some).ok_or_else(expected)
+    }
+
+    /// A whole number in a range.
+    ///
+    /// # Errors
+    /// Another kind of value, or a number that is not in it.
+    pub(super) fn number(&mut self, name: &str, range: RangeInclusive<u32>) -> Result<Option<u32>, Problem> {
+        let Some(value) = self.value(name) else { return Ok(None) };
+        let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+        let expected = || format!("a whole number from {} to {}", range.start(), range.end());
+        let number = number.filter(|number| range.contains(number));
+        number.map(Some).ok_or_else(|| invalid(&self.path(name), &expected()))
+    }
+
+    /// Whether a field stands there as `null`, where that says something.
+    pub(super) fn is_null(&self, name: &str) -> bool {
+        self.map.get(name).is_some_and(Value::is_null)
     }
 
     /// A duration.

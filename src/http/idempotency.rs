@@ -1,6 +1,7 @@
 //! The client's key for a submission: a retry gets the first answer.
 
 use axum::http::{HeaderMap, Method};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -17,17 +18,11 @@ pub(super) const REPLAYED: &str = "Idempotency-Replayed";
 /// The longest key: a UUID and much more fit.
 const MAX_KEY: usize = 255;
 
-/// Reads the key and binds it to what it was sent with: the method, the body with its type, and the query parameters
-/// that shape the job.
+/// Reads the key.
 ///
 /// # Errors
 /// A [`Problem`] for what is no key.
-pub(super) fn key(
-    headers: &HeaderMap,
-    format: Format,
-    body: &[u8],
-    shaping: &[(String, String)],
-) -> Result<Option<IdempotencyKey>, Problem> {
+pub(super) fn given(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let mut given = headers.get_all(HEADER).iter();
     let key = match (given.next(), given.next()) {
         (None, _) => return Ok(None),
@@ -40,28 +35,48 @@ pub(super) fn key(
         );
         return Err(Problem::new(Kind::InvalidHeader, detail).field(HEADER));
     }
-    let mut hash = Sha256::new();
-    let mut add = |part: &[u8]| {
-        // With its length, so that parts can't be taken for others.
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    };
-    add(Method::POST.as_str().as_bytes());
-    add(match format {
+    Ok(Some(key.iter().copied().map(char::from).collect()))
+}
+
+/// Reads the key and binds it to what it was sent with: the method, the body with its type, and the query parameters
+/// that shape the job.
+///
+/// # Errors
+/// A [`Problem`] for what is no key.
+pub(super) fn key(
+    headers: &HeaderMap,
+    format: Format,
+    body: &[u8],
+    shaping: &[(String, String)],
+) -> Result<Option<IdempotencyKey>, Problem> {
+    let Some(key) = given(headers)? else { return Ok(None) };
+    let format: &[u8] = match format {
         Format::Json => b"json",
         Format::Shell => b"shell",
         Format::Python => b"python",
-    });
-    add(body);
+    };
     let mut shaping: Vec<_> = shaping.iter().collect();
     // Stable: the order of a repeated parameter counts, that of different ones does not.
     shaping.sort_by(|a, b| a.0.cmp(&b.0));
-    for (name, value) in shaping {
-        add(name.as_bytes());
-        add(value.as_bytes());
+    let shaping = shaping.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]);
+    let body = hash([Method::POST.as_str().as_bytes(), format, body].into_iter().chain(shaping));
+    Ok(Some(IdempotencyKey { key, body }))
+}
+
+/// The key of one submission of a batch: that of the batch and its place in it, bound to what it says.
+pub(super) fn of_item(key: &str, place: usize, item: &Value) -> IdempotencyKey {
+    let body = hash([b"batch", item.to_string().as_bytes()]);
+    IdempotencyKey { key: format!("{key}/{place}"), body }
+}
+
+fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        // With its length, so that parts can't be taken for others.
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
     }
-    let key = key.iter().copied().map(char::from).collect();
-    Ok(Some(IdempotencyKey { key, body: hash.finalize().into() }))
+    hash.finalize().into()
 }
 
 #[cfg(test)]

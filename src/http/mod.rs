@@ -27,9 +27,9 @@ use std::sync::Arc;
 
 pub use config::{Config, Containment, Info};
 pub use serve::{Listener, serve};
-pub use token::{Token, TokenError};
+pub use token::Token;
 
-use crate::supervisor::Supervisor;
+use crate::{job::Record, secrets::Vault, supervisor::Supervisor};
 use access::Access;
 
 /// What the control plane is made of.
@@ -38,10 +38,18 @@ pub struct Api {
     pub supervisor: Supervisor,
     /// Who may ask.
     pub access: Access,
+    /// What keeps secrets.
+    pub vault: Arc<Vault>,
     /// Limits and defaults.
     pub config: Config,
     /// What the daemon tells of itself.
     pub info: Info,
+}
+
+/// A runner as the API shows it, in JSON.
+pub fn runner_json(record: &Record) -> Vec<u8> {
+    // Our own types with text keys: it can't fail.
+    serde_json::to_vec(&dto::Runner::from(record)).unwrap_or_default()
 }
 
 /// What each handler holds.
@@ -52,6 +60,8 @@ struct Parts {
     api: Api,
     /// `None` where the system gave no inotify instance: then nothing can be followed.
     watcher: Option<logs::Watcher>,
+    /// Held while a queue is changed: a change of a part reads the rest first.
+    queue_changes: tokio::sync::Mutex<()>,
     /// Becomes true when the control plane stops: answers that are held open end.
     closing: tokio::sync::watch::Receiver<bool>,
 }

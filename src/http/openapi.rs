@@ -33,7 +33,12 @@ pub fn document() -> OpenApi {
     components.schemas.insert("ProblemType".into(), problem::Kind::schema());
     components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
     for (path, item) in &mut document.paths.paths {
-        let operations = [("GET", &mut item.get), ("POST", &mut item.post), ("DELETE", &mut item.delete)];
+        let operations = [
+            ("GET", &mut item.get),
+            ("POST", &mut item.post),
+            ("PUT", &mut item.put),
+            ("DELETE", &mut item.delete),
+        ];
         for (method, operation) in operations {
             let Some(operation) = operation else { continue };
             let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();

@@ -80,6 +80,8 @@ kinds! {
     Unsupported = "unsupported", UNPROCESSABLE_ENTITY, "Not supported by this version";
     /// A job names a handler that this daemon does not have: `allowed` lists those it has.
     UnknownHandler = "unknown-handler", UNPROCESSABLE_ENTITY, "No such handler";
+    /// A limit that this machine, or the place that the daemon has on it, does not offer.
+    Unavailable = "unavailable", UNPROCESSABLE_ENTITY, "Not to be had on this machine";
     /// A query parameter that the route does not know.
     UnknownParameter = "unknown-parameter", BAD_REQUEST, "Unknown query parameter";
     /// A query parameter has a value that it can't have.
@@ -102,14 +104,26 @@ kinds! {
     RunnerNotFound = "runner-not-found", NOT_FOUND, "No such runner";
     /// The Runner has no such run or attempt.
     AttemptNotFound = "attempt-not-found", NOT_FOUND, "No such run or attempt";
+    /// The shared context has no such variable.
+    VariableNotFound = "variable-not-found", NOT_FOUND, "No such variable";
+    /// The shared context has as many variables, or as large ones, as it may have.
+    ContextFull = "context-full", CONFLICT, "The shared context is full";
     /// The route exists, but not with this method: `Allow` has those it takes.
     MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "Method not allowed";
     /// The body did not arrive in time.
     RequestTimeout = "request-timeout", REQUEST_TIMEOUT, "The body came too slowly";
     /// The Runner is closed, so there is nothing left to cancel.
     RunnerClosed = "runner-closed", CONFLICT, "The runner is closed";
-    /// The Runner can't take what was asked of it as it is: `detail` says why.
-    RunnerState = "runner-state", CONFLICT, "Not as the runner is";
+    /// Nothing runs on the Runner, which is kept open, so there is nothing to cancel.
+    RunnerIdle = "runner-idle", CONFLICT, "Nothing runs on the runner";
+    /// The Runner is not held, so it can't be released.
+    RunnerNotHeld = "runner-not-held", CONFLICT, "The runner is not held";
+    /// The Runner is not kept open, so it takes no further runs.
+    RunnerNotKeptOpen = "runner-not-kept-open", CONFLICT, "The runner is not kept open";
+    /// The Runner is being closed, so it takes no further runs.
+    RunnerClosing = "runner-closing", CONFLICT, "The runner is closing";
+    /// The Runner has had as many runs as one may have.
+    TooManyRuns = "too-many-runs", CONFLICT, "Too many runs";
     /// The job takes more slots than there are.
     TooHeavy = "too-heavy", UNPROCESSABLE_ENTITY, "The job is too heavy";
     /// The body is larger than the limit.
@@ -157,6 +171,7 @@ impl Kind {
             | Self::InvalidField
             | Self::Unsupported
             | Self::UnknownHandler
+            | Self::Unavailable
             | Self::UnknownParameter
             | Self::InvalidParameter
             | Self::InvalidHeader
@@ -168,10 +183,16 @@ impl Kind {
             | Self::RouteNotFound
             | Self::RunnerNotFound
             | Self::AttemptNotFound
+            | Self::VariableNotFound
+            | Self::ContextFull
             | Self::MethodNotAllowed
             | Self::RequestTimeout
             | Self::RunnerClosed
-            | Self::RunnerState
+            | Self::RunnerIdle
+            | Self::RunnerNotHeld
+            | Self::RunnerNotKeptOpen
+            | Self::RunnerClosing
+            | Self::TooManyRuns
             | Self::TooHeavy
             | Self::BodyTooLarge
             | Self::UriTooLong
@@ -255,6 +276,23 @@ impl Problem {
         self
     }
 
+    /// Says that the field stands in another one: in an item of a list, say.
+    #[must_use]
+    pub(super) fn within(mut self, parent: &str) -> Self {
+        let Some(field) = self.0.field.take_if(|field| field != "Idempotency-Key") else { return self };
+        let whole = match field.as_str() {
+            "" => parent.to_owned(),
+            bracketed if bracketed.starts_with('[') => format!("{parent}{bracketed}"),
+            plain => format!("{parent}.{plain}"),
+        };
+        let detail = &mut self.0.detail;
+        match field.as_str() {
+            "" => *detail = detail.replacen("the body", &format!("`{whole}`"), 1),
+            field => *detail = detail.replacen(&format!("`{field}`"), &format!("`{whole}`"), 1),
+        }
+        self.field(whole)
+    }
+
     /// Lists what could stand there.
     #[must_use]
     pub fn allowed<T: Into<String>>(mut self, allowed: impl IntoIterator<Item = T>) -> Self {
@@ -290,6 +328,12 @@ impl Problem {
         let mut json = serde_json::to_vec(&self.0).unwrap_or_default();
         json.push(b'\n');
         json
+    }
+}
+
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
     }
 }
 
@@ -370,32 +414,35 @@ impl From<Refusal> for Problem {
                 format!("`weight` must be {max} at the most: that is how many slots there are"),
             )
             .field("weight"),
-            Refusal::Idle => Self::new(
-                Kind::RunnerState,
-                "nothing runs on the runner that could be cancelled; DELETE it to close it",
-            ),
-            Refusal::NotKeptOpen => Self::new(
-                Kind::RunnerState,
-                "the runner takes no other run; submit jobs that are to share a runner with `\"keep_open\": true`",
-            ),
-            Refusal::Closing => {
-                Self::new(Kind::RunnerState, "the runner is being closed and takes no run; submit a new one")
-            }
-            Refusal::TooManyRuns { max } => Self::new(
-                Kind::RunnerState,
-                format!("the runner has had {max} runs, and takes no more; submit a new one"),
-            ),
-            Refusal::OtherLoop => Self::new(
-                Kind::RunnerState,
-                "a runner takes either processes (command, script, python) or jobs that run in the daemon (http, \
-                 handler), as its first job was; submit a new one for the other",
-            ),
             Refusal::Closed { outcome } => Self::new(
                 Kind::RunnerClosed,
                 format!(
-                    "the runner is closed, its outcome is {outcome}: there is nothing left to cancel or to look into"
+                    "the runner is closed, its outcome is {outcome}: there is nothing left to cancel or to look into, and \
+                     it takes no further run"
                 ),
             ),
+            Refusal::Idle => Self::new(
+                Kind::RunnerIdle,
+                "nothing runs on the runner, so there is nothing to cancel: it is kept open; DELETE closes it",
+            ),
+            Refusal::NotKeptOpen => Self::new(
+                Kind::RunnerNotKeptOpen,
+                "the runner takes one run only; submit a new one, or submit with `\"keep_open\": true` to add runs to it",
+            ),
+            Refusal::Closing => Self::new(
+                Kind::RunnerClosing,
+                "the runner is being closed and takes no further runs; submit a new one",
+            ),
+            Refusal::TooManyRuns { max } => Self::new(
+                Kind::TooManyRuns,
+                format!("the runner has had {max} runs, as many as one may have; close it and submit a new one"),
+            ),
+            Refusal::OtherLoop => Self::new(
+                Kind::InvalidField,
+                "`job` must be a process (command, script, python) on a runner whose first job was one, and one that runs \
+                 in the daemon (http, handler) on any other; submit a new runner for it",
+            )
+            .field("job"),
         }
     }
 }

@@ -116,7 +116,8 @@ pub struct Attempt {
 /// Why an attempt failed, where it is not the exit that tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// A stable word: `start_failed`, `exception`, `bad_result`, `shim_lost`, `daemon_lost`, `panicked`, …
+    /// A stable word: `start_failed`, `exception`, `bad_result`, `oom`, `killed_by_other`, `shim_lost`, `daemon_lost`,
+    /// `panicked`, …
     pub kind: String,
     /// A sentence for people.
     pub message: String,
@@ -227,6 +228,17 @@ impl Record {
             Some((run, attempt)) if self.again => (run, attempt + 1),
             Some((run, _)) => (run + 1, 1),
             None => (1, 1),
+        }
+    }
+
+    /// Whether a run is over: no further attempt of it follows.
+    pub fn is_over(&self, run: u32) -> bool {
+        let current = self.position().map_or(0, |(current, _)| current);
+        match self.state {
+            State::Closed => true,
+            State::Queued => current > run || (current == run && !self.again),
+            State::Idle | State::Draining => current >= run,
+            State::Starting | State::Running | State::Cancelling => current > run,
         }
     }
 

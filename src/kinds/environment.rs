@@ -1,7 +1,8 @@
 //! What a job's environment starts from: a short allow-list, fresh for each attempt.
 
-use std::{collections::BTreeMap, ffi::{OsStr, OsString}};
+use std::{collections::BTreeMap, ffi::OsString};
 
+use super::Variables;
 use crate::{
     job::{AttemptKey, Record},
     process,
@@ -13,12 +14,6 @@ const ALLOWED: &[&str] = &["HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL",
 
 /// Where programs are found if the daemon has no `PATH` itself.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Whether a variable of a job's environment is there for the job's sake: not passed on, not one of runward's marks.
-pub(super) fn is_set_for_jobs(name: &OsStr) -> bool {
-    let name = name.to_str().unwrap_or_default();
-    !ALLOWED.contains(&name) && !name.starts_with("RUNWARD_")
-}
 
 /// The allow-listed variables, as the daemon was started with them.
 #[derive(Clone, Debug)]
@@ -33,12 +28,13 @@ impl Environment {
         Self(variables)
     }
 
-    /// A job's environment: the allow-list, the user's, the context, the job's own, and runward's marks.
+    /// A job's environment: the allow-list, the user's, the context's variables, the job's own, and runward's marks.
     pub(super) fn of(
         &self,
         record: &Record,
         key: AttemptKey,
         user: Option<&nix::unistd::User>,
+        context: &Variables,
         own: &BTreeMap<String, String>,
     ) -> Vec<(OsString, OsString)> {
         let mut variables = self.0.clone();
@@ -49,7 +45,7 @@ impl Environment {
                 variables.insert(name.into(), user.name.clone().into());
             }
         }
-        for (name, value) in record.spec.context.iter().chain(own) {
+        for (name, value) in context.iter().chain(own) {
             variables.insert(name.into(), value.into());
         }
         variables.insert("RUNWARD_RUNNER".into(), record.id.to_string().into());

@@ -4,16 +4,13 @@
 //! input is the job's. SIGINT is blocked until the bootstrap has got to the job's own code, so a cancellation that
 //! overtakes it is neither lost nor answered with a traceback of something that the job has not written.
 
-use std::{
-    ffi::{OsStr, OsString},
-    time::Duration,
-};
+use std::{collections::BTreeSet, ffi::OsString, time::Duration};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{environment, run_files::RunFiles};
-use crate::job::{Failure, Job, Python, PythonCode, Record};
+use super::{Variables, run_files::RunFiles};
+use crate::job::{Python, PythonCode, Record};
 
 const BOOTSTRAP: &str = include_str!("python/bootstrap.py");
 
@@ -33,52 +30,34 @@ struct Request<'a> {
     kwargs: &'a Map<String, Value>,
     debug: Option<bool>,
     /// The variables of the environment that are the job's context. Their values are there.
-    variables: Vec<&'a str>,
+    variables: BTreeSet<&'a str>,
 }
 
-/// The interpreter and its arguments.
-pub(super) fn argv(python: &Python, files: &RunFiles) -> Vec<OsString> {
-    let interpreter = python.interpreter.as_deref().unwrap_or(Python::INTERPRETER);
-    vec![interpreter.into(), files.path(BOOTSTRAP_NAME).into()]
+/// The interpreter and its arguments; the bootstrap and its request are among the files.
+pub(super) fn argv(python: &Python, request: Vec<u8>, files: &mut RunFiles) -> Vec<OsString> {
+    files.give(REQUEST_NAME, request);
+    files.take_failure();
+    let bootstrap = files.give(BOOTSTRAP_NAME, BOOTSTRAP.as_bytes().to_vec());
+    vec![interpreter(python).into(), bootstrap.into()]
 }
 
-/// The files of the job, with its bootstrap and what that is to run.
-pub(super) fn files(
-    python: &Python,
-    record: &Record,
-    env: &[(OsString, OsString)],
-    files: RunFiles,
-) -> serde_json::Result<RunFiles> {
-    let own = |name: &&str| record.spec.context.contains_key(*name) || python.process.env.contains_key(*name);
-    let request = Request {
+/// What the bootstrap is to run.
+pub(super) fn request(python: &Python, record: &Record, context: &Variables) -> serde_json::Result<Vec<u8>> {
+    let names = context.keys().chain(python.process.env.keys());
+    serde_json::to_vec(&Request {
         code: &python.code,
         args: &python.args,
         kwargs: &python.kwargs,
         debug: record.spec.debug,
-        variables: (env.iter())
-            .filter_map(|(name, _)| name.to_str())
-            .filter(|name| environment::is_set_for_jobs(OsStr::new(name)) || own(name))
-            .collect(),
-    };
-    let request = serde_json::to_vec(&request)?;
-    Ok(files.with_bootstrap([
-        (BOOTSTRAP_NAME.to_owned(), BOOTSTRAP.as_bytes().to_vec()),
-        (REQUEST_NAME.to_owned(), request),
-    ]))
+        variables: names.map(String::as_str).collect(),
+    })
 }
 
-/// A failure to start, in words that help with Python.
-pub(super) fn explain(job: &Job, failure: Failure) -> Failure {
-    match job {
-        Job::Python(python) if failure.stage.as_deref() == Some("exec") => {
-            let interpreter = python.interpreter.as_deref().unwrap_or(Python::INTERPRETER);
-            let message = format!(
-                "the interpreter `{interpreter}` could not be executed ({}): install Python 3.11 or later, for \
-                 example with `apt-get install python3`, or name one in `interpreter`",
-                failure.message
-            );
-            Failure { message, ..failure }
-        }
-        Job::Python(_) | Job::Command(_) | Job::Script(_) | Job::Http(_) | Job::Handler(_) => failure,
-    }
+/// The Python that runs it.
+pub(super) fn interpreter(python: &Python) -> &str {
+    python.interpreter.as_deref().unwrap_or(Python::INTERPRETER)
 }
+
+/// What helps where that can't be executed.
+pub(super) const ADVICE: &str =
+    "; install Python 3.11 or later, for example with `apt-get install python3`, or name one in `interpreter`";

@@ -10,9 +10,6 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fs::{self, DirBuilder, Permissions},
-    io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -20,7 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    job::{AttemptKey, Failure, Raised, Record},
+    job::{Failure, Raised},
     process::{Files, Taken, Untaken},
 };
 
@@ -42,13 +39,6 @@ const MAX_MESSAGE: usize = 4 << 10;
 /// The longest traceback that is kept, bytes. Its end is: that names the cause.
 const MAX_TRACEBACK: usize = 16 << 10;
 
-/// The directory for those of other users, where root can make one.
-const PUBLIC: &str = "/run/runward";
-/// And where it can't: the system's own is read-only, or another's.
-const FALLBACK: &str = "/tmp";
-/// Others pass through, and see no names.
-const PASSABLE: u32 = 0o711;
-
 /// The files of an attempt, to be launched with it.
 pub(super) struct RunFiles {
     place: PathBuf,
@@ -56,75 +46,35 @@ pub(super) struct RunFiles {
 }
 
 impl RunFiles {
-    /// Those that every process job has. Blocking where `other_user` is set: the attempt's directory can't be reached by
-    /// the job then.
-    pub(super) fn new(attempt_dir: &Path, key: AttemptKey, other_user: bool) -> Self {
-        let dir = other_user.then(|| own_dir(key));
-        let place = dir.clone().unwrap_or_else(|| attempt_dir.to_owned());
+    /// Those that every process job has; in `own_dir` where its user can't reach into the attempt's directory.
+    pub(super) fn new(attempt_dir: &Path, own_dir: Option<PathBuf>) -> Self {
+        let place = own_dir.clone().unwrap_or_else(|| attempt_dir.to_owned());
         let taken = [RESULT, CONTEXT].map(String::from).to_vec();
-        Self { place, files: Files { dir, given: Vec::new(), taken } }
-    }
-
-    /// Where a file of this name will be.
-    pub(super) fn path(&self, name: &str) -> PathBuf {
-        self.place.join(name)
+        Self { place, files: Files { dir: own_dir, given: Vec::new(), taken } }
     }
 
     /// The variables that tell the job.
     pub(super) fn environment(&self) -> [(OsString, OsString); 2] {
         [
-            (RESULT_VARIABLE.into(), self.path(RESULT).into()),
-            (CONTEXT_VARIABLE.into(), self.path(CONTEXT).into()),
+            (RESULT_VARIABLE.into(), self.place.join(RESULT).into()),
+            (CONTEXT_VARIABLE.into(), self.place.join(CONTEXT).into()),
         ]
     }
 
-    /// Gives the job these files too, and takes what its bootstrap says of a failure.
-    pub(super) fn with_bootstrap(mut self, given: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
-        self.files.given.extend(given);
+    /// Gives the job another file, and says where that will be.
+    pub(super) fn give(&mut self, name: &str, content: Vec<u8>) -> PathBuf {
+        self.files.given.push((name.to_owned(), content));
+        self.place.join(name)
+    }
+
+    /// Takes what the job's bootstrap says of a failure as well.
+    pub(super) fn take_failure(&mut self) {
         self.files.taken.push(FAILURE.into());
-        self
     }
 
     /// What its shim is told.
     pub(super) fn into_files(self) -> Files {
         self.files
-    }
-}
-
-fn own_dir(key: AttemptKey) -> PathBuf {
-    match make_public() {
-        Ok(()) => Path::new(PUBLIC).join(format!("{:032x}", key.as_u128())),
-        Err(error) => {
-            tracing::debug!(%error, "{PUBLIC} can't be used for the files of other users' jobs, {FALLBACK} is");
-            fallback_dir(key)
-        }
-    }
-}
-
-fn fallback_dir(key: AttemptKey) -> PathBuf {
-    Path::new(FALLBACK).join(format!("runward-{:032x}", key.as_u128()))
-}
-
-fn make_public() -> io::Result<()> {
-    match DirBuilder::new().mode(PASSABLE).create(PUBLIC) {
-        // Not subject to the mask of the daemon.
-        Ok(()) => fs::set_permissions(PUBLIC, Permissions::from_mode(PASSABLE)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let found = fs::symlink_metadata(PUBLIC)?;
-            let passable = found.is_dir() && found.uid() == 0 && found.mode() & PASSABLE == PASSABLE;
-            if passable { Ok(()) } else { Err(error) }
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Removes what an attempt left whose shim could not. Blocking.
-pub fn remove_files(record: &Record, key: AttemptKey) {
-    if record.job().process().is_some_and(|process| process.user.is_some()) {
-        for dir in [Path::new(PUBLIC).join(format!("{:032x}", key.as_u128())), fallback_dir(key)] {
-            // Mostly it is not there.
-            fs::remove_dir_all(dir).ok();
-        }
     }
 }
 

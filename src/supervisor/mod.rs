@@ -5,6 +5,7 @@
 
 mod actor;
 pub mod core;
+pub mod explain;
 mod handle;
 mod hub;
 pub mod ports;

@@ -210,6 +210,7 @@ pub struct Report {
 
 /// The kinds of report.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one for each attempt, and hardly any is kept")]
 pub enum News {
     /// The job executes.
     Running {

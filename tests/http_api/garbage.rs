@@ -10,6 +10,10 @@ fn json(body: impl AsRef<[u8]>) -> Request {
     post("application/json", body)
 }
 
+fn send(method: &str, target: &str, body: &str) -> Request {
+    Request::new(method, target).header("content-type", "application/json").body(body)
+}
+
 fn job(rest: &str) -> Request {
     json(format!(r#"{{"job": {{"command": ["true"]}}, {rest}}}"#))
 }
@@ -57,7 +61,112 @@ fn garbage_is_refused_in_words() {
             "non-empty list of strings",
         ),
         ("NUL", json(r#"{"job": {"command": ["a\u0000"]}}"#), 422, "invalid-field", "NUL"),
-        ("a future field", job("\"retry\": {}"), 422, "unsupported", "not supported by this version"),
+        ("a retry of nothing", job("\"retry\": {}"), 422, "missing-field", "`retry.max_attempts` is missing"),
+        (
+            "a busy loop",
+            job("\"retry\": {\"max_attempts\": 9, \"initial_backoff\": \"1ms\"}"),
+            422,
+            "invalid-field",
+            "`retry.initial_backoff` must be 1s at the least",
+        ),
+        ("a vague time", job("\"start_at\": \"tomorrow\""), 422, "invalid-field", "RFC 3339"),
+        (
+            "two times",
+            job("\"start_at\": \"2030-01-31T06:00:00Z\", \"delay\": 1"),
+            422,
+            "invalid-field",
+            "`start_at` must be left out",
+        ),
+        ("no time at all", job("\"deadline\": 0"), 422, "invalid-field", "`deadline` must be longer than 0"),
+        ("no slots", job("\"weight\": 0"), 422, "invalid-field", "from 1 to 1000"),
+        ("all slots", job("\"weight\": 65"), 422, "too-heavy", "`weight` must be 64 at the most"),
+        ("an empty key", job("\"concurrency_key\": \"\""), 422, "invalid-field", "1 to 255 characters"),
+        (
+            "a webhook to a file",
+            job("\"on_close\": {\"url\": \"file:///etc/passwd\"}"),
+            422,
+            "invalid-field",
+            "http:// or https://",
+        ),
+        (
+            "no runs",
+            send("POST", &format!("{runner}/runs"), "{}"),
+            404,
+            "runner-not-found",
+            "GET /v1/runners lists",
+        ),
+        (
+            "a queue of no name",
+            send("PUT", "/v1/queues/a%20b", "{}"),
+            400,
+            "invalid-parameter",
+            "letters, digits",
+        ),
+        (
+            "nothing to set",
+            send("PUT", "/v1/queues/q", "{}"),
+            422,
+            "missing-field",
+            "`max_running`, `paused`",
+        ),
+        (
+            "a queue of less than nothing",
+            send("PUT", "/v1/queues/q", "{\"max_running\": -1}"),
+            422,
+            "invalid-field",
+            "from 0 to 1000000",
+        ),
+        (
+            "a misspelt setting",
+            send("PUT", "/v1/queues/q", "{\"pause\": true}"),
+            422,
+            "unknown-field",
+            "did you mean \"paused\"?",
+        ),
+        ("no batch", send("POST", "/v1/runners:batch", "{}"), 422, "missing-field", "`runners` is missing"),
+        (
+            "an empty batch",
+            send("POST", "/v1/runners:batch", "{\"runners\": []}"),
+            422,
+            "invalid-field",
+            "1 to 1000 submissions",
+        ),
+        (
+            "a long batch",
+            send("POST", "/v1/runners:batch", &format!("{{\"runners\": [{}0]}}", "0,".repeat(1000))),
+            422,
+            "invalid-field",
+            "1 to 1000 submissions",
+        ),
+        ("no filter", send("POST", "/v1/runners:cancel", "{}"), 422, "missing-field", "{\"all\": true}"),
+        (
+            "a filter of nothing",
+            send("POST", "/v1/runners:cancel", "{\"state\": [], \"label\": {}}"),
+            422,
+            "missing-field",
+            "say which",
+        ),
+        (
+            "all and some",
+            send("POST", "/v1/runners:cancel", "{\"all\": true, \"queue\": \"q\"}"),
+            422,
+            "invalid-field",
+            "`all` must be left out",
+        ),
+        (
+            "closed ones",
+            send("POST", "/v1/runners:cancel", "{\"state\": \"closed\"}"),
+            422,
+            "invalid-field",
+            "value of `state`:",
+        ),
+        (
+            "an order to release",
+            Request::new("POST", &format!("{runner}/release")).body("{}"),
+            400,
+            "invalid-body",
+            "no body",
+        ),
         ("10 MiB", json("x".repeat(10 << 20)), 413, "body-too-large", "1048576 bytes"),
         (
             "no type",

@@ -5,9 +5,14 @@
 
 mod access;
 mod client;
+mod context;
 mod events;
+mod explain;
 mod garbage;
 mod logs;
+mod many;
+mod queues;
 mod rig;
 mod runners;
+mod runs;
 mod slow;

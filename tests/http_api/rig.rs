@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use runward::{
     http::{self, Api, Config, Containment, Info, Listener, access::Access},
     job::{AttemptKey, Drain, Exit, Job, Record, RunnerId, SharedContext, State},
+    secrets::Vault,
     store::{self, Lookup, Readers},
     supervisor::{
         Actor, Archive, Parts, REPORTS, Stage, Supervisor, Urgent, attempt_dir,
@@ -79,7 +80,7 @@ impl Jobs {
     fn program(&self, key: AttemptKey) -> String {
         // What was aborted is told to go all the same where the store refused it, and does nothing.
         let record = self.records.lock().expect("unpoisoned").get(&key).cloned();
-        match record.as_ref().map(|record| &record.spec.job) {
+        match record.as_ref().map(|record| record.job()) {
             Some(Job::Command(command)) => command.argv[0].clone(),
             Some(Job::Script(script)) => script.source.clone(),
             Some(Job::Handler(handler)) => handler.name.clone(),
@@ -98,8 +99,10 @@ impl Runners for Jobs {
 
     fn go(&mut self, key: AttemptKey) {
         self.tell(key, News::Running { pid: Some(4711), start_time: Some(1) });
-        if self.program(key) == "true" {
-            self.end(key, Exit::Code(0));
+        match self.program(key).as_str() {
+            "true" => self.end(key, Exit::Code(0)),
+            "false" => self.end(key, Exit::Code(1)),
+            _ => {}
         }
     }
 
@@ -187,6 +190,7 @@ impl Rig {
                 hosts: vec!["build.example".into()],
                 uid: nix::unistd::geteuid().as_raw(),
             },
+            vault: Arc::new(Vault::open(dir.path(), None).expect("a key")),
             config: Config::default(),
             info: info(decided),
         };
@@ -223,6 +227,24 @@ impl Rig {
     /// Submits JSON.
     pub(crate) fn submit(&self, body: &str) -> Response {
         self.ask(Request::new("POST", "/v1/runners").header("content-type", "application/json").body(body))
+    }
+
+    /// Sends JSON.
+    pub(crate) fn send(&self, method: &str, path: &str, body: &serde_json::Value) -> Response {
+        let request = Request::new(method, path).header("content-type", "application/json");
+        self.ask(request.body(body.to_string()))
+    }
+
+    /// A request without a body.
+    pub(crate) fn bare(&self, method: &str, path: &str) -> Response {
+        self.ask(Request::new(method, path))
+    }
+
+    /// Submits a job that is accepted.
+    pub(crate) fn accepted(&self, body: &serde_json::Value) -> RunnerId {
+        let answer = self.send("POST", "/v1/runners", body);
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        answer.json()["id"].as_str().expect("an id").parse().expect("an id")
     }
 
     /// Submits a job by its program's name, and waits until it executes.
@@ -270,7 +292,17 @@ impl Rig {
     }
 
     pub(crate) fn write_output_of(&self, id: RunnerId, attempt: u32, frames: &[(u8, &[u8])]) {
-        let dir = self.supervisor.log_dir(id, 1, attempt);
+        self.write_output_of_run(id, (1, attempt), frames);
+    }
+
+    /// The same of any run and attempt.
+    pub(crate) fn write_output_of_run(
+        &self,
+        id: RunnerId,
+        (run, attempt): (u32, u32),
+        frames: &[(u8, &[u8])],
+    ) {
+        let dir = self.supervisor.log_dir(id, run, attempt);
         let path = dir.join(format!("output.{:020}", 0));
         let mut file = fs::OpenOptions::new().create(true).append(true).open(path).expect("opened");
         for (stream, bytes) in frames {

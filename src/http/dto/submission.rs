@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use utoipa::ToSchema;
 
+use super::limits::{LimitsForm, RlimitForm};
+
 /// A job to run, and how.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what is read by hand")]
@@ -24,8 +26,21 @@ pub(crate) struct Submission {
     labels: Option<BTreeMap<String, String>>,
     /// Variables; a process sees them in its environment.
     context: Option<BTreeMap<String, String>>,
-    /// Not supported yet: only `null`.
+    /// How many slots it takes of those of its queue and of the daemon.
+    #[schema(default = 1, minimum = 1, maximum = 1000)]
+    weight: Option<u32>,
+    /// How long it waits at the least before it may start. Not together with `start_at`.
     delay: Option<Duration>,
+    /// When it may start, a time as in RFC 3339; one that has passed is now.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    start_at: Option<String>,
+    /// Of the jobs with the same key only one is started at a time.
+    #[schema(max_length = 255)]
+    concurrency_key: Option<String>,
+    /// How long all of it may take from its submission, waiting and retries included.
+    deadline: Option<Duration>,
+    /// When a failed attempt is followed by another; without it never.
+    retry: Option<RetryForm>,
     /// How long an attempt may take.
     timeout: Option<Duration>,
     /// How long it may clean up after a cancellation. The default is the daemon's, and on a shutdown all the time
@@ -33,19 +48,55 @@ pub(crate) struct Submission {
     cancel_grace: Option<Duration>,
     /// How long its executor may drain.
     drain_timeout: Option<Duration>,
-    /// Not supported yet: only `null`.
-    #[schema(value_type = Option<Object>)]
-    retry: Option<serde_json::Value>,
-    /// Not supported yet: only `null`.
-    concurrency_key: Option<String>,
     /// What happens when the daemon or the host dies under it: `fail`, `requeue` or `hold`.
     #[schema(default = "fail")]
     on_lost: Option<String>,
-    /// Not supported yet: only `false`.
+    /// What happens when a shutdown of the daemon stops it: `fail`, `requeue` or `hold`.
+    #[schema(default = "fail")]
+    on_shutdown: Option<String>,
+    /// Whether the runner stays open after its run, for others in the same context: `POST /v1/runners/{id}/runs`.
     #[schema(default = false)]
     keep_open: Option<bool>,
+    /// Who is told when it has closed.
+    on_close: Option<WebhookForm>,
     /// The Runner's debug mode; the default is the daemon's.
     debug: Option<bool>,
+}
+
+/// When a failed attempt is followed by another.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+struct RetryForm {
+    /// Attempts in all.
+    #[schema(minimum = 1, maximum = 1000)]
+    max_attempts: u32,
+    /// The longest wait before the second attempt, 1 s at the least; it doubles for each further one. The wait is
+    /// anything from 1 s to that, by chance.
+    #[schema(default = "1s")]
+    initial_backoff: Option<Duration>,
+    /// The longest wait before any.
+    #[schema(default = "1m")]
+    max_backoff: Option<Duration>,
+    /// The exit codes that are tried again; without any it is every failure, a time-out included.
+    on_exit_codes: Option<Vec<u8>>,
+}
+
+/// Who is told when a runner has closed.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+struct WebhookForm {
+    /// Where: `http:` or `https:`.
+    url: String,
+    /// The variable of the shared context that holds the key to sign with.
+    secret: Option<String>,
+}
+
+/// Another run of a runner that is kept open.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+pub(crate) struct RunToAdd {
+    /// What to do: exactly one key, the kind.
+    job: JobToRun,
 }
 
 /// A text such as `30s`, `5m`, `1h30m`, `250ms`, or a number of seconds; ten years at the most.
@@ -142,7 +193,7 @@ enum CommandToRun {
     /// The program and its arguments.
     Short(Vec<String>),
     /// The same and more.
-    Long(CommandForm),
+    Long(Box<CommandForm>),
 }
 
 /// A program, executed without a shell.
@@ -161,9 +212,25 @@ struct CommandForm {
     stdin: Option<String>,
     /// The user to run as; only where the daemon runs as root.
     user: Option<String>,
+    /// The group to run as, the user's own by default; only where the daemon runs as root.
+    group: Option<String>,
+    /// The file mode creation mask: a text of octal digits.
+    #[schema(default = "0022", pattern = "^0?[0-7]{1,3}$")]
+    umask: Option<String>,
+    /// The nice value; the default is the daemon's. Lower ones only where the daemon may.
+    #[schema(minimum = -20, maximum = 19)]
+    nice: Option<i32>,
+    /// Limits of each of its processes, by name: `as`, `core`, `cpu`, `data`, `fsize`, `memlock`, `nofile`, `nproc`,
+    /// `stack`. Higher than the daemon's own only where it may.
+    rlimits: Option<BTreeMap<String, RlimitForm>>,
+    /// Limits of all of it together.
+    limits: Option<LimitsForm>,
     /// The signal that asks it to stop.
     #[schema(default = "TERM")]
     stop_signal: Option<String>,
+    /// The exit codes that count as success.
+    #[schema(default = json!([0]), min_items = 1)]
+    success_exit_codes: Option<Vec<u8>>,
 }
 
 /// The script, alone or with all that can be said of it.
@@ -174,7 +241,7 @@ enum ScriptToRun {
     /// The script itself.
     Short(String),
     /// The same and more.
-    Long(ScriptForm),
+    Long(Box<ScriptForm>),
 }
 
 /// A script. Its `#!` line chooses the interpreter; without one it is `/bin/sh`.
@@ -194,9 +261,25 @@ struct ScriptForm {
     stdin: Option<String>,
     /// The user to run as; only where the daemon runs as root.
     user: Option<String>,
+    /// The group to run as, the user's own by default; only where the daemon runs as root.
+    group: Option<String>,
+    /// The file mode creation mask: a text of octal digits.
+    #[schema(default = "0022", pattern = "^0?[0-7]{1,3}$")]
+    umask: Option<String>,
+    /// The nice value; the default is the daemon's. Lower ones only where the daemon may.
+    #[schema(minimum = -20, maximum = 19)]
+    nice: Option<i32>,
+    /// Limits of each of its processes, by name: `as`, `core`, `cpu`, `data`, `fsize`, `memlock`, `nofile`, `nproc`,
+    /// `stack`. Higher than the daemon's own only where it may.
+    rlimits: Option<BTreeMap<String, RlimitForm>>,
+    /// Limits of all of it together.
+    limits: Option<LimitsForm>,
     /// The signal that asks it to stop.
     #[schema(default = "TERM")]
     stop_signal: Option<String>,
+    /// The exit codes that count as success.
+    #[schema(default = json!([0]), min_items = 1)]
+    success_exit_codes: Option<Vec<u8>>,
 }
 
 /// The source, alone or with all that can be said of it.
@@ -235,9 +318,25 @@ struct PythonForm {
     stdin: Option<String>,
     /// The user to run as; only where the daemon runs as root.
     user: Option<String>,
+    /// The group to run as, the user's own by default; only where the daemon runs as root.
+    group: Option<String>,
+    /// The file mode creation mask: a text of octal digits.
+    #[schema(default = "0022", pattern = "^0?[0-7]{1,3}$")]
+    umask: Option<String>,
+    /// The nice value; the default is the daemon's. Lower ones only where the daemon may.
+    #[schema(minimum = -20, maximum = 19)]
+    nice: Option<i32>,
+    /// Limits of each of its processes, by name: `as`, `core`, `cpu`, `data`, `fsize`, `memlock`, `nofile`, `nproc`,
+    /// `stack`. Higher than the daemon's own only where it may.
+    rlimits: Option<BTreeMap<String, RlimitForm>>,
+    /// Limits of all of it together.
+    limits: Option<LimitsForm>,
     /// The signal that asks it to stop.
     #[schema(default = "INT")]
     stop_signal: Option<String>,
+    /// The exit codes that count as success.
+    #[schema(default = json!([0]), min_items = 1)]
+    success_exit_codes: Option<Vec<u8>>,
 }
 
 #[cfg(test)]
@@ -251,6 +350,8 @@ mod tests {
         http_kind::HTTP,
         job::{COMMAND, SCRIPT},
         python_kind::PYTHON,
+        on_close::ON_CLOSE,
+        retry::RETRY,
     };
 
     fn properties<T: PartialSchema>() -> Vec<String> {
@@ -270,6 +371,8 @@ mod tests {
             (properties::<PythonForm>(), &PYTHON[..]),
             (properties::<HttpForm>(), &HTTP[..]),
             (properties::<HandlerForm>(), &HANDLER[..]),
+            (properties::<RetryForm>(), &RETRY[..]),
+            (properties::<WebhookForm>(), &ON_CLOSE[..]),
         ] {
             let mut read = read.to_vec();
             read.sort();

@@ -38,6 +38,8 @@ pub(super) struct Follow {
     pub(super) closing: watch::Receiver<bool>,
     /// The latest that is known.
     pub(super) record: Arc<Record>,
+    /// One run was asked for: the others are of no interest.
+    pub(super) run: Option<u32>,
     /// One attempt was asked for: the next ones are of no interest.
     pub(super) pinned: bool,
     pub(super) watching: Watching,
@@ -210,13 +212,17 @@ impl Reading {
 impl Follow {
     /// What to do when the log has nothing more.
     fn next(&self, reading: Option<&Reading>) -> Next {
-        let positions = self.record.runs.iter().flat_map(|run| {
+        let wanted = |number: u32| self.run.is_none_or(|run| run == number);
+        let positions = self.record.runs.iter().filter(|run| wanted(run.run)).flat_map(|run| {
             let run_number = run.run;
             run.attempts
                 .iter()
                 .map(move |attempt| (Position { run: run_number, attempt: attempt.attempt }, attempt.state))
         });
-        let closed = self.record.state == State::Closed;
+        let closed = match self.run {
+            None => self.record.state == State::Closed,
+            Some(run) => self.record.is_over(run),
+        };
         let Some(reading) = reading else {
             return match positions.map(|(position, _)| position).next() {
                 Some(first) => Next::Attempt(first),

@@ -98,7 +98,8 @@ pub(super) async fn answer(shared: &Shared, wanted: Wanted, held: Option<Held>) 
             changes,
             closing: shared.closing.clone(),
             record: record.into(),
-            pinned: wanted.run.is_some() || wanted.attempt.is_some(),
+            run: wanted.run,
+            pinned: wanted.attempt.is_some(),
             watching: Watching::No,
         }),
         (true, None) => {
@@ -139,7 +140,8 @@ fn bounds(dir: &Path, start: Start, stream: Option<Stream>) -> io::Result<(TailS
 
 fn position(record: &Record, wanted: &Wanted) -> Result<Option<Position>, Problem> {
     let run = match wanted.run {
-        None => record.runs.last(),
+        // What was added behind it has no output yet.
+        None => record.run(),
         Some(number) => record.runs.iter().find(|run| run.run == number),
     };
     let attempt = run.and_then(|run| match wanted.attempt {
@@ -149,7 +151,8 @@ fn position(record: &Record, wanted: &Wanted) -> Result<Option<Position>, Proble
     match (run, attempt) {
         (Some(run), Some(attempt)) => Ok(Some(Position { run: run.run, attempt: attempt.attempt })),
         // Nothing was executed yet: there is no output, but there may be.
-        (None | Some(_), None | Some(_)) if wanted.run.is_none() && wanted.attempt.is_none() => Ok(None),
+        (None, None | Some(_)) if wanted.run.is_none() && wanted.attempt.is_none() => Ok(None),
+        (Some(run), None) if run.attempts.is_empty() && wanted.attempt.is_none() => Ok(None),
         (None | Some(_), None | Some(_)) => Err(Problem::new(
             Kind::AttemptNotFound,
             format!(

@@ -27,7 +27,7 @@ const MAX_TAIL: u64 = 1_000_000;
         ("stream" = Option<String>, Query, description = "`stdout` or `stderr`; both in their order if not given"),
         ("tail" = Option<u64>, Query, description = "Only the last lines, as many"),
         ("offset" = Option<u64>, Query, description = "From this place on"),
-        ("follow" = Option<bool>, Query, description = "Go on as output comes, until the attempt has ended, or, where none was asked for, the runner is closed"),
+        ("follow" = Option<bool>, Query, description = "Go on as output comes, until the attempt or the run is over, or, where none was asked for, the runner is closed"),
         ("run" = Option<u32>, Query, description = "Of this run; the last if not given"),
         ("attempt" = Option<u32>, Query, description = "Of this attempt; the last if not given"),
         ("format" = Option<String>, Query, description = "`raw` (if not given) or `ndjson`"),

@@ -1,18 +1,26 @@
 //! The routes. Each is registered with its description, so that the two can't differ.
 
 mod about;
+mod batch;
+mod cancel_many;
+mod context;
 mod events;
+mod explain;
 mod get_loop;
 mod logs;
+mod queues;
+mod release;
 mod runners;
+mod runs;
 mod submit;
 
 use std::sync::Arc;
 
 use axum::{
     Router,
+    body::Body,
     extract::{FromRequestParts, MatchedPath, OriginalUri, Path, rejection::ExtensionRejection},
-    http::{StatusCode, Uri, header, request::Parts as Head},
+    http::{HeaderMap, StatusCode, Uri, header, request::Parts as Head},
     middleware,
     response::{IntoResponse, Response},
 };
@@ -20,7 +28,7 @@ use serde::Serialize;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Shared, access, nearest,
+    Shared, access, body, json as strict, nearest,
     problem::{Kind, Problem},
     serve::Place,
 };
@@ -32,10 +40,19 @@ pub(super) fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(submit::submit, runners::list))
         .routes(routes!(runners::get, runners::close))
         .routes(routes!(runners::cancel))
+        .routes(routes!(release::release))
+        .routes(routes!(runs::add))
+        .routes(routes!(explain::explain))
+        .routes(routes!(batch::submit))
+        .routes(routes!(cancel_many::cancel))
+        .routes(routes!(queues::list))
+        .routes(routes!(queues::get, queues::set, queues::reset))
         .routes(routes!(get_loop::get_loop))
         .routes(routes!(logs::logs))
         .routes(routes!(events::of_runner))
         .routes(routes!(events::all))
+        .routes(routes!(context::list))
+        .routes(routes!(context::get, context::set, context::unset))
         .routes(routes!(about::info))
         .routes(routes!(about::livez))
         .routes(routes!(about::readyz))
@@ -105,6 +122,36 @@ impl<S: Send + Sync> FromRequestParts<S> for From {
 /// Refuses every query parameter.
 fn no_parameters(uri: &Uri) -> Result<(), Problem> {
     super::query::Query::parse(uri, &[]).map(drop)
+}
+
+/// Reads a body that must be JSON.
+async fn read_json(
+    shared: &Shared,
+    place: &Arc<Place>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<serde_json::Value, Problem> {
+    if body::format(headers)? != body::Format::Json {
+        let detail = "this route takes JSON only; send -H 'content-type: application/json'";
+        return Err(Problem::new(Kind::UnsupportedMediaType, detail)
+            .field("Content-Type")
+            .allowed(["application/json"]));
+    }
+    strict::parse(&body::read(body, headers, place, shared.api.config.max_body).await?)
+}
+
+/// Refuses a body: it would be an order that is not followed, such as `{"force": true}`.
+async fn no_body(
+    shared: &Shared,
+    place: &Arc<Place>,
+    headers: &HeaderMap,
+    body: Body,
+    detail: &str,
+) -> Result<(), Problem> {
+    match body::read(body, headers, place, shared.api.config.max_body).await?.is_empty() {
+        true => Ok(()),
+        false => Err(Problem::new(Kind::InvalidBody, detail)),
+    }
 }
 
 /// An answer in JSON.

@@ -9,10 +9,10 @@ use axum::{
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{From, Id, json, no_parameters};
+use super::{From, Id, json, no_body, no_parameters};
 use crate::{
     http::{
-        Shared, body,
+        Shared,
         dto::{Cancelled, Runner, RunnerPage},
         problem::{Kind, Problem},
         query::Query,
@@ -143,11 +143,8 @@ pub(super) async fn cancel(
     body: Body,
 ) -> Result<Response, Problem> {
     no_parameters(&uri)?;
-    // A body would be an order that is not followed, such as `{"force": true}`.
-    if !body::read(body, &headers, &from.0, shared.api.config.max_body).await?.is_empty() {
-        let detail = "cancel takes no body: the first request cancels, a second one forces";
-        return Err(Problem::new(Kind::InvalidBody, detail));
-    }
+    let detail = "cancel takes no body: the first request cancels, a second one forces";
+    no_body(&shared, &from.0, &headers, body, detail).await?;
     let _taken = shared.api.supervisor.cancel(id.0, from.0.peer.requester()).await?;
     let record = record(&shared, id.0).await?;
     Ok(json(StatusCode::ACCEPTED, &Cancelled::from(&record)))

@@ -30,20 +30,24 @@ use crate::{
 
 /// Parameters of any submission.
 const ANSWER: [&str; 2] = ["wait", "follow"];
-/// Parameters of a script or a Python source that is the body itself.
-const PLAIN: [&str; 11] = [
-    "wait",
-    "follow",
+/// Parameters of a script or a Python source that is the body itself, besides those of any submission.
+const PLAIN: [&str; 4] = ["priority", "weight", "label", "arg"];
+/// Those of them that are texts, named as the fields of a submission.
+const TEXTS: [&str; 11] = [
     "name",
     "queue",
-    "priority",
-    "label",
+    "delay",
+    "start_at",
+    "concurrency_key",
+    "deadline",
     "timeout",
     "cancel_grace",
     "drain_timeout",
     "on_lost",
-    "arg",
+    "on_shutdown",
 ];
+/// Those that are of its `retry`.
+const RETRY: [&str; 3] = ["retry.max_attempts", "retry.initial_backoff", "retry.max_backoff"];
 
 /// What to answer with.
 enum Answer {
@@ -57,9 +61,11 @@ enum Answer {
 
 /// Submits a job: creates a runner for it and queues it.
 ///
-/// A body of the type `text/x-shellscript` is the script itself, one of `text/x-python` the source of a Python job; `name`, `queue`, `priority`, `label`, `timeout`,
-/// `cancel_grace`, `drain_timeout`, `on_lost` and `arg` are then query parameters. The job goes on when the client
-/// goes away.
+/// A body of the type `text/x-shellscript` is the script itself, one of `text/x-python` the source of a Python
+/// job; `name`, `queue`, `priority`, `weight`, `label`,
+/// `delay`, `start_at`, `concurrency_key`, `deadline`, `retry.max_attempts`, `retry.initial_backoff`,
+/// `retry.max_backoff`, `timeout`, `cancel_grace`, `drain_timeout`, `on_lost`, `on_shutdown` and `arg` are then query
+/// parameters. The job goes on when the client goes away.
 #[utoipa::path(post, path = "/v1/runners", tag = "runners",
     params(
         ("wait" = Option<String>, Query, description = "Answer when the runner has closed (200) or this time is up (202), an hour at the most"),
@@ -80,13 +86,11 @@ pub(super) async fn submit(
     body: Body,
 ) -> Result<Response, Problem> {
     let format = body::format(&headers)?;
-    let mut query = Query::parse(
-        &uri,
-        match format {
-            Format::Json => &ANSWER[..],
-            Format::Shell | Format::Python => &PLAIN[..],
-        },
-    )?;
+    let known = match format {
+        Format::Json => ANSWER.to_vec(),
+        Format::Shell | Format::Python => [&ANSWER[..], &TEXTS, &PLAIN, &RETRY].concat(),
+    };
+    let mut query = Query::parse(&uri, &known)?;
     let answer = read_answer(&mut query)?;
     let bytes = body::read(body, &headers, &from.0, shared.api.config.max_body).await?;
     let key = idempotency::key(&headers, format, &bytes, query.rest())?;
@@ -113,7 +117,7 @@ async fn respond(
     match answer {
         Answer::AtOnce => Ok(json(StatusCode::CREATED, &Runner::from(&record(shared, id).await?))),
         Answer::Wait(limit) => {
-            let record = closed_within(shared, id, limit).await?;
+            let record = within(shared, id, limit, |record| record.state == Stage::Closed).await?;
             let status = if record.state == Stage::Closed { StatusCode::OK } else { StatusCode::ACCEPTED };
             Ok(json(status, &Runner::from(&*record)))
         }
@@ -132,19 +136,22 @@ fn accepted_but(problem: &Problem, id: RunnerId) -> Problem {
     Problem::new(problem.kind(), detail).runner(id)
 }
 
+/// How long to wait, if at all.
+pub(super) fn wait(query: &mut Query) -> Result<Option<Duration>, Problem> {
+    let wait = query.duration("wait")?;
+    if wait.is_some_and(|wait| wait > timing::MAX_WAIT) {
+        let most = duration::format(timing::MAX_WAIT);
+        let expected = format!("{most} at the most; wait again with GET, or follow the events");
+        return Err(query::invalid("wait", &expected));
+    }
+    Ok(wait)
+}
+
 fn read_answer(query: &mut Query) -> Result<Answer, Problem> {
-    let (wait, follow) = (query.duration("wait")?, query.flag("follow")?);
-    match (wait, follow) {
+    match (wait(query)?, query.flag("follow")?) {
         (None, false) => Ok(Answer::AtOnce),
         (None, true) => Ok(Answer::Follow),
-        (Some(wait), false) if wait <= timing::MAX_WAIT => Ok(Answer::Wait(wait)),
-        (Some(_), false) => {
-            let most = duration::format(timing::MAX_WAIT);
-            Err(query::invalid(
-                "wait",
-                &format!("{most} at the most; wait again with GET, or follow the events"),
-            ))
-        }
+        (Some(wait), false) => Ok(Answer::Wait(wait)),
         (Some(_), true) => {
             Err(query::invalid("wait", "left out with `follow`: that ends when the runner closes"))
         }
@@ -164,11 +171,18 @@ async fn read_spec(
         Format::Python => plain("python", &body, query)?,
     };
     let spec = submission::spec(value, config)?;
-    let Some((user, path)) = submission::user(&spec) else { return Ok(spec) };
-    let (user, daemon) = (user.to_owned(), nix::unistd::Uid::from_raw(shared.api.access.uid));
-    let checked = tokio::task::spawn_blocking(move || submission::check_user(&user, path, daemon)).await;
-    checked.map_err(|_| fields::invalid(path, "the name of a user of this machine"))??;
+    check_identity(shared, &spec).await?;
     Ok(spec)
+}
+
+/// Checks that there are the user and the group that a job asks for, and that the daemon may run it so.
+pub(super) async fn check_identity(shared: &Shared, spec: &Arc<Spec>) -> Result<(), Problem> {
+    if !submission::names_identity(&spec.job) {
+        return Ok(());
+    }
+    let (spec, daemon) = (Arc::clone(spec), nix::unistd::Uid::from_raw(shared.api.access.uid));
+    let checked = tokio::task::spawn_blocking(move || submission::check_identity(&spec.job, daemon)).await;
+    checked.map_err(|_| fields::invalid("job", "of users and groups of this machine"))?
 }
 
 /// A source with its parameters, as the same submission in JSON.
@@ -178,15 +192,27 @@ fn plain(kind: &str, body: &[u8], query: &mut Query) -> Result<Value, Problem> {
     job.insert("args".into(), query.all("arg").into());
     let mut fields = Map::new();
     fields.insert("job".into(), Value::Object(Map::from_iter([(kind.into(), Value::Object(job))])));
-    for name in ["name", "queue", "timeout", "cancel_grace", "drain_timeout", "on_lost"] {
+    for name in TEXTS {
         if let Some(text) = query.one(name)? {
             fields.insert(name.into(), text.into());
         }
     }
-    if let Some(text) = query.one("priority")? {
-        // What is no number is refused where it is read.
-        let number = text.parse::<i64>().map_or(Value::String(text), Value::from);
-        fields.insert("priority".into(), number);
+    // What is no number is refused where it is read.
+    let number = |text: String| text.parse::<i64>().map_or(Value::String(text), Value::from);
+    for name in ["priority", "weight"] {
+        if let Some(text) = query.one(name)? {
+            fields.insert(name.into(), number(text));
+        }
+    }
+    let mut retry = Map::new();
+    for name in RETRY {
+        if let Some(text) = query.one(name)? {
+            let field = name.trim_start_matches("retry.");
+            retry.insert(field.into(), if field == "max_attempts" { number(text) } else { text.into() });
+        }
+    }
+    if !retry.is_empty() {
+        fields.insert("retry".into(), Value::Object(retry));
     }
     let mut labels = Map::new();
     for (label, value) in query.pairs("label")? {
@@ -198,13 +224,18 @@ fn plain(kind: &str, body: &[u8], query: &mut Query) -> Result<Value, Problem> {
     Ok(Value::Object(fields))
 }
 
-/// The record when it is closed, or as it is when the time is up.
-async fn closed_within(shared: &Shared, id: RunnerId, limit: Duration) -> Result<Arc<Record>, Problem> {
+/// The record when it is so, or as it is when the time is up.
+pub(super) async fn within(
+    shared: &Shared,
+    id: RunnerId,
+    limit: Duration,
+    so: impl Fn(&Record) -> bool,
+) -> Result<Arc<Record>, Problem> {
     let mut changes = shared.api.supervisor.subscribe(id);
     let mut closing = shared.closing.clone();
     let mut latest = Arc::new(record(shared, id).await?);
     let mut up = std::pin::pin!(time::sleep(limit));
-    while latest.state != Stage::Closed {
+    while !so(&latest) {
         tokio::select! {
             record = changes.changed() => latest = record,
             () = &mut up => break,

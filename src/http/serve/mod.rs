@@ -23,7 +23,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::watch,
+    sync::{Mutex, watch},
     task::JoinSet,
     time,
 };
@@ -55,7 +55,8 @@ pub async fn serve(listeners: Vec<Listener>, api: Api, shutdown: impl Future<Out
     let watcher = Watcher::start(&mut tasks)
         .inspect_err(|error| tracing::warn!(%error, "no inotify instance: output can't be followed"))
         .ok();
-    let router = routes::router(Shared(Arc::new(Parts { api, watcher, closing: closing.clone() })));
+    let parts = Parts { api, watcher, queue_changes: Mutex::default(), closing: closing.clone() };
+    let router = routes::router(Shared(Arc::new(parts)));
     let (tcp, unix) = (Slots::new(MAX_CONNECTIONS / 2), Slots::new(MAX_CONNECTIONS / 2));
     let accepting = listeners.into_iter().filter_map(|listener| {
         let slots = match listener {

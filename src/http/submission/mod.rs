@@ -3,7 +3,11 @@
 pub(super) mod handler_kind;
 pub(super) mod http_kind;
 pub(super) mod job;
+pub(super) mod process;
+pub(super) mod on_close;
 pub(super) mod python_kind;
+pub(super) mod retry;
+mod when;
 
 use std::sync::Arc;
 
@@ -16,30 +20,37 @@ use super::{
     nearest,
     problem::{Kind, Problem},
 };
-use crate::job::{OnLost, Spec};
-pub(super) use job::{check_user, user};
+use crate::job::{Job, OnLost, Spec};
+pub(super) use process::{check_identity, names_identity};
 
 /// Names are for people and for lists: long enough for any, short enough for a line.
 const MAX_NAME: usize = 255;
 /// Labels of one Runner: they are in every row of every list.
 const MAX_LABELS: usize = 64;
+/// Slots that one job takes: more than any daemon has.
+const MAX_WEIGHT: u32 = 1000;
 
 /// The fields of a submission.
-pub(super) const FIELDS: [&str; 15] = [
+pub(super) const FIELDS: [&str; 20] = [
     "job",
     "name",
     "queue",
     "priority",
     "labels",
     "context",
+    "weight",
     "delay",
+    "start_at",
+    "concurrency_key",
+    "deadline",
+    "retry",
     "timeout",
     "cancel_grace",
     "drain_timeout",
-    "retry",
-    "concurrency_key",
     "on_lost",
+    "on_shutdown",
     "keep_open",
+    "on_close",
     "debug",
 ];
 
@@ -49,55 +60,60 @@ pub(super) const FIELDS: [&str; 15] = [
 /// A [`Problem`] that names the field.
 pub(super) fn spec(body: Value, config: &Config) -> Result<Arc<Spec>, Problem> {
     let mut fields = Fields::open(body, "", &FIELDS)?;
-    refuse_unsupported(&mut fields)?;
-    let job = fields
-        .value("job")
-        .ok_or_else(|| missing("job", r#"say what to do, as in {"job": {"command": ["echo", "hi"]}}"#))?;
-    let job = job::read_job(job, config)?;
-    let spec = Spec {
+    let job = read_job(&mut fields, config)?;
+    let mut spec = Spec {
         name: fields.text("name")?,
         queue: fields.text("queue")?.unwrap_or_else(|| Spec::DEFAULT_QUEUE.to_owned()),
         priority: fields.integer("priority")?.unwrap_or(0),
         labels: fields.text_map("labels")?,
         context: fields.text_map("context")?,
+        weight: fields.number("weight", 1..=MAX_WEIGHT)?.unwrap_or(1),
+        concurrency_key: fields.text("concurrency_key")?,
+        retry: retry::read(&mut fields)?,
         timeout: fields.duration("timeout")?,
         cancel_grace: fields.duration("cancel_grace")?,
-        on_lost: on_lost(&mut fields)?,
+        on_lost: on_lost(&mut fields, "on_lost")?,
+        on_shutdown: on_lost(&mut fields, "on_shutdown")?,
+        keep_open: fields.flag("keep_open")?.unwrap_or(false),
+        on_close: on_close::read(&mut fields)?,
         debug: fields.flag("debug")?,
         ..Spec::new(job, fields.duration("drain_timeout")?.unwrap_or(config.drain_timeout))
     };
+    when::read(&mut fields, &mut spec)?;
     check(&spec)?;
     Ok(Arc::new(spec))
+}
+
+/// Reads another run of a Runner that is kept open. It has what the Runner has; only what to do is new.
+///
+/// # Errors
+/// A [`Problem`] that names the field.
+pub(super) fn run(body: Value, of: &Spec, config: &Config) -> Result<Arc<Spec>, Problem> {
+    let mut fields = Fields::open(body, "", &["job"])?;
+    let spec = Spec { job: read_job(&mut fields, config)?, ..of.clone() };
+    job::fits(&spec)?;
+    Ok(Arc::new(spec))
+}
+
+fn read_job(fields: &mut Fields, config: &Config) -> Result<Job, Problem> {
+    let job = fields
+        .value("job")
+        .ok_or_else(|| missing("job", r#"say what to do, as in {"job": {"command": ["echo", "hi"]}}"#))?;
+    let job = job::read_job(job, config)?;
+    process::check_permits(&job, &config.permits)?;
+    Ok(job)
 }
 
 fn missing(path: &str, remedy: &str) -> Problem {
     Problem::new(Kind::MissingField, format!("`{path}` is missing; {remedy}")).field(path)
 }
 
-fn unsupported(path: &str, instead: &str) -> Problem {
-    let detail = format!("`{path}` is not supported by this version of runward; {instead}");
-    Problem::new(Kind::Unsupported, detail).field(path)
-}
-
-/// Fields of the contract that are not carried out yet pass where they hold what is so anyway.
-fn refuse_unsupported(fields: &mut Fields) -> Result<(), Problem> {
-    for name in ["delay", "retry", "concurrency_key"] {
-        if fields.value(name).is_some() {
-            return Err(unsupported(name, "leave it out"));
-        }
-    }
-    match fields.flag("keep_open")? {
-        None | Some(false) => Ok(()),
-        Some(true) => Err(unsupported("keep_open", "leave it out, and submit a new runner for each run")),
-    }
-}
-
-fn on_lost(fields: &mut Fields) -> Result<OnLost, Problem> {
-    let Some(word) = fields.text("on_lost")? else { return Ok(OnLost::default()) };
+fn on_lost(fields: &mut Fields, name: &str) -> Result<OnLost, Problem> {
+    let Some(word) = fields.text(name)? else { return Ok(OnLost::default()) };
     OnLost::from_word(&word).ok_or_else(|| {
         let words: Vec<_> = OnLost::ALL.iter().map(|known| known.as_str()).collect();
-        Problem::new(Kind::InvalidField, nearest::unknown("value of `on_lost`:", &word, &words))
-            .field("on_lost")
+        Problem::new(Kind::InvalidField, nearest::unknown(&format!("value of `{name}`:"), &word, &words))
+            .field(name)
             .allowed(words)
     })
 }
@@ -107,9 +123,11 @@ fn check(spec: &Spec) -> Result<(), Problem> {
     if let Some(name) = &spec.name {
         printable(name, "name")?;
     }
-    let queue_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if spec.queue.is_empty() || spec.queue.len() > MAX_NAME || !spec.queue.chars().all(queue_char) {
-        return Err(invalid("queue", "1 to 255 letters, digits, `.`, `_` or `-`"));
+    if !is_queue(&spec.queue) {
+        return Err(invalid("queue", QUEUE));
+    }
+    if let Some(key) = &spec.concurrency_key {
+        printable(key, "concurrency_key")?;
     }
     if spec.labels.len() > MAX_LABELS {
         return Err(invalid("labels", "64 labels at the most"));
@@ -134,6 +152,15 @@ fn check(spec: &Spec) -> Result<(), Problem> {
     job::fits(spec)
 }
 
+/// What names a queue.
+pub(super) const QUEUE: &str = "1 to 255 letters, digits, `.`, `_` or `-`";
+
+/// Whether it names a queue: it stands in addresses and in settings.
+pub(super) fn is_queue(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    !name.is_empty() && name.len() <= MAX_NAME && name.chars().all(fits)
+}
+
 fn printable(text: &str, path: &str) -> Result<(), Problem> {
     let length = text.chars().count();
     if length == 0 || length > MAX_NAME || text.chars().any(char::is_control) {
@@ -149,8 +176,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    use super::{job::*, *};
-    use crate::job::Job;
+    use super::{job::*, on_close::ON_CLOSE, retry::RETRY, *};
+    use crate::job::Retry;
 
     fn read(body: Value) -> Result<Arc<Spec>, Problem> {
         spec(body, &Config::default())
@@ -177,9 +204,29 @@ mod tests {
         let spec = read(json!({
             "job": {"command": {"argv": ["x"], "env": {"A": "b"}, "cwd": "/tmp", "stdin": "in", "stop_signal": "sigint"}},
             "name": "n", "queue": "q", "priority": -3, "labels": {"team": "data"}, "context": {"PGHOST": "db1"},
-            "timeout": "1h", "cancel_grace": 2.5, "drain_timeout": "0s", "on_lost": "hold", "debug": true,
+            "timeout": "1h", "cancel_grace": 2.5, "drain_timeout": "0s", "on_lost": "hold", "debug": true, "weight": 4,
+            "start_at": "2030-01-31T07:00:00+01:00", "concurrency_key": "dump app", "deadline": "2d", "on_shutdown": "requeue",
+            "retry": {"max_attempts": 3, "initial_backoff": "90s", "on_exit_codes": [75, 2, 75]}, "keep_open": true,
+            "on_close": {"url": "https://example.org/done?x=1", "secret": "SIGNING_KEY"},
         }))
         .expect("valid");
+        assert_eq!((spec.weight, spec.keep_open, spec.on_shutdown), (4, true, OnLost::Requeue));
+        assert_eq!(spec.start_at, Some("2030-01-31T06:00:00Z".parse().expect("a time")));
+        assert_eq!((spec.delay, spec.deadline), (None, Some(Duration::from_secs(2 * 24 * 3600))));
+        assert_eq!(spec.concurrency_key.as_deref(), Some("dump app"));
+        let minute_and_a_half = Duration::from_secs(90);
+        assert_eq!(
+            spec.retry,
+            Retry {
+                max_attempts: 3,
+                initial_backoff: minute_and_a_half,
+                // The usual longest wait would be shorter than the first.
+                max_backoff: minute_and_a_half,
+                on_exit_codes: vec![2, 75],
+            }
+        );
+        let webhook = spec.on_close.as_ref().expect("a webhook");
+        assert_eq!((webhook.url.as_str(), webhook.secret.as_deref()), ("https://example.org/done?x=1", Some("SIGNING_KEY")));
         let Job::Command(command) = &spec.job else { panic!("a command") };
         assert_eq!(command.process.stop_signal.as_deref(), Some("INT"));
         assert_eq!(command.process.cwd.as_deref(), Some(std::path::Path::new("/tmp")));
@@ -203,9 +250,9 @@ mod tests {
             (json!({"job": {"comand": ["a"]}}), Kind::UnknownField, "job.comand"),
             (json!({"job": {"python": {}}}), Kind::MissingField, "job.python.source"),
             (
-                json!({"job": {"script": {"source": "a", "user": "daemon"}}}),
-                Kind::Unsupported,
-                "job.script.user",
+                json!({"job": {"script": {"source": "a", "limits": {"pids": 5}}}}),
+                Kind::Unavailable,
+                "job.script.limits.pids",
             ),
             (json!({"job": {"command": []}}), Kind::InvalidField, "job.command"),
             (json!({"job": {"command": "ls"}}), Kind::InvalidField, "job.command"),
@@ -256,10 +303,66 @@ mod tests {
             (json!({"job": job, "cancel_grace": 1e300}), Kind::InvalidField, "cancel_grace"),
             (json!({"job": job, "on_lost": "requeu"}), Kind::InvalidField, "on_lost"),
             (json!({"job": job, "debug": "yes"}), Kind::InvalidField, "debug"),
-            (json!({"job": job, "retry": {"max_attempts": 3}}), Kind::Unsupported, "retry"),
-            (json!({"job": job, "delay": "10s"}), Kind::Unsupported, "delay"),
-            (json!({"job": job, "keep_open": true}), Kind::Unsupported, "keep_open"),
-            (json!({"job": job, "concurrency_key": "a"}), Kind::Unsupported, "concurrency_key"),
+            (json!({"job": job, "on_shutdown": "lose"}), Kind::InvalidField, "on_shutdown"),
+            (json!({"job": job, "weight": 0}), Kind::InvalidField, "weight"),
+            (json!({"job": job, "weight": 1001}), Kind::InvalidField, "weight"),
+            (json!({"job": job, "weight": "2"}), Kind::InvalidField, "weight"),
+            (json!({"job": job, "delay": "soon"}), Kind::InvalidField, "delay"),
+            (json!({"job": job, "start_at": "tomorrow"}), Kind::InvalidField, "start_at"),
+            (json!({"job": job, "start_at": "2030-01-31T06:00:00"}), Kind::InvalidField, "start_at"),
+            (json!({"job": job, "start_at": 1_900_000_000}), Kind::InvalidField, "start_at"),
+            (
+                json!({"job": job, "start_at": "2030-01-31T06:00:00Z", "delay": "1s"}),
+                Kind::InvalidField,
+                "start_at",
+            ),
+            (json!({"job": job, "deadline": 0}), Kind::InvalidField, "deadline"),
+            (json!({"job": job, "deadline": "1m", "delay": "1m"}), Kind::InvalidField, "deadline"),
+            (json!({"job": job, "concurrency_key": ""}), Kind::InvalidField, "concurrency_key"),
+            (json!({"job": job, "concurrency_key": "a\n"}), Kind::InvalidField, "concurrency_key"),
+            (json!({"job": job, "concurrency_key": "k".repeat(256)}), Kind::InvalidField, "concurrency_key"),
+            (json!({"job": job, "keep_open": "yes"}), Kind::InvalidField, "keep_open"),
+            (json!({"job": job, "retry": 3}), Kind::InvalidField, "retry"),
+            (json!({"job": job, "retry": {}}), Kind::MissingField, "retry.max_attempts"),
+            (json!({"job": job, "retry": {"attempts": 3}}), Kind::UnknownField, "retry.attempts"),
+            (json!({"job": job, "retry": {"max_attempts": 0}}), Kind::InvalidField, "retry.max_attempts"),
+            (json!({"job": job, "retry": {"max_attempts": 1001}}), Kind::InvalidField, "retry.max_attempts"),
+            (
+                json!({"job": job, "retry": {"max_attempts": 2, "initial_backoff": "999ms"}}),
+                Kind::InvalidField,
+                "retry.initial_backoff",
+            ),
+            (
+                json!({"job": job, "retry": {"max_attempts": 2, "initial_backoff": "5s", "max_backoff": "4s"}}),
+                Kind::InvalidField,
+                "retry.max_backoff",
+            ),
+            (
+                json!({"job": job, "retry": {"max_attempts": 2, "on_exit_codes": 1}}),
+                Kind::InvalidField,
+                "retry.on_exit_codes",
+            ),
+            (
+                json!({"job": job, "retry": {"max_attempts": 2, "on_exit_codes": [1, 256]}}),
+                Kind::InvalidField,
+                "retry.on_exit_codes[1]",
+            ),
+            (json!({"job": job, "on_close": "http://x"}), Kind::InvalidField, "on_close"),
+            (json!({"job": job, "on_close": {}}), Kind::MissingField, "on_close.url"),
+            (json!({"job": job, "on_close": {"url": "x.org"}}), Kind::InvalidField, "on_close.url"),
+            (json!({"job": job, "on_close": {"url": "ftp://x.org"}}), Kind::InvalidField, "on_close.url"),
+            (json!({"job": job, "on_close": {"url": "https://"}}), Kind::InvalidField, "on_close.url"),
+            (json!({"job": job, "on_close": {"url": "https://u:p@x.org"}}), Kind::InvalidField, "on_close.url"),
+            (
+                json!({"job": job, "on_close": {"url": "https://x.org", "secret": ""}}),
+                Kind::InvalidField,
+                "on_close.secret",
+            ),
+            (
+                json!({"job": job, "on_close": {"url": "https://x.org", "secret": "dGhlIGtleQ=="}}),
+                Kind::InvalidField,
+                "on_close.secret",
+            ),
         ] {
             let shown: String = body.to_string().chars().take(120).collect();
             let (is, at, detail) = fault(body);
@@ -271,9 +374,11 @@ mod tests {
     fn anything() -> impl Strategy<Value = Value> {
         let words = || {
             prop_oneof![
-                proptest::sample::select([&FIELDS[..], &KINDS, &COMMAND, &SCRIPT, &python_kind::PYTHON, &STOP_SIGNALS].concat())
-                    .prop_map(String::from),
-                proptest::sample::select(vec!["30s", "/tmp", "", "\0", "=", "hold", "1h30m", "root"])
+                proptest::sample::select(
+                    [&FIELDS[..], &KINDS, &COMMAND, &SCRIPT, &python_kind::PYTHON, &STOP_SIGNALS, &RETRY, &ON_CLOSE].concat()
+                )
+                .prop_map(String::from),
+                proptest::sample::select(vec!["30s", "/tmp", "", "\0", "=", "hold", "1h30m", "root", "2030-01-31T06:00:00Z", "http://x"])
                     .prop_map(String::from),
                 "\\PC{0,8}",
             ]
@@ -297,7 +402,14 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_makes_it_panic(body in anything(), job in anything()) {
-            for body in [body.clone(), json!({"job": job}), json!({"job": {"command": body}}), json!({"job": {"script": job}}), json!({"job": {"python": job}})] {
+            let valid = json!({"command": ["true"]});
+            let rest = [
+                json!({"job": valid, "retry": body}),
+                json!({"job": valid, "on_close": body}),
+                json!({"job": valid, "start_at": body, "weight": job, "concurrency_key": body, "deadline": job}),
+            ];
+            let all = [body.clone(), json!({"job": job}), json!({"job": {"command": body}}), json!({"job": {"script": job}}), json!({"job": {"python": job}})];
+            for body in all.into_iter().chain(rest) {
                 if let Err(problem) = read(body) {
                     prop_assert!(problem.kind().status().is_client_error());
                     prop_assert!(problem.at().is_some());
@@ -310,15 +422,5 @@ mod tests {
     fn a_misspelt_field_is_guessed() {
         let (_, _, detail) = fault(json!({"job": {"command": ["true"]}, "tiemout": 1}));
         assert!(detail.contains("did you mean \"timeout\"?"), "{detail}");
-    }
-
-    #[test]
-    fn users_are_checked() {
-        let me = nix::unistd::User::from_uid(nix::unistd::geteuid()).expect("readable").expect("known");
-        let root = nix::unistd::Uid::from_raw(0);
-        assert!(check_user(&me.name, "u", me.uid).is_ok());
-        assert_eq!(check_user("no such user", "u", root).expect_err("unknown").at(), Some("u"));
-        assert!(check_user("root", "u", nix::unistd::Uid::from_raw(12_345)).is_err());
-        assert!(check_user("daemon", "u", root).is_ok());
     }
 }

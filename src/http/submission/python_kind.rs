@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{
-    job::{process, without_nul},
+    job::{read_process, without_nul},
     missing,
 };
 use crate::{
@@ -16,8 +16,24 @@ use crate::{
 
 const PATH: &str = "job.python";
 /// The fields of a Python job.
-pub(in crate::http) const PYTHON: [&str; 10] =
-    ["source", "target", "args", "kwargs", "interpreter", "env", "cwd", "stdin", "user", "stop_signal"];
+pub(in crate::http) const PYTHON: [&str; 16] = [
+    "source",
+    "target",
+    "args",
+    "kwargs",
+    "interpreter",
+    "env",
+    "cwd",
+    "stdin",
+    "user",
+    "group",
+    "umask",
+    "nice",
+    "rlimits",
+    "limits",
+    "stop_signal",
+    "success_exit_codes",
+];
 
 pub(super) fn read(value: Value) -> Result<Python, Problem> {
     match value {
@@ -47,7 +63,7 @@ pub(super) fn read(value: Value) -> Result<Python, Problem> {
                     }
                 },
                 interpreter: interpreter(&mut fields)?,
-                process: process(&mut fields)?,
+                process: read_process(&mut fields)?,
             })
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {

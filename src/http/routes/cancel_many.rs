@@ -1,0 +1,151 @@
+//! Cancelling all that fits a filter.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode, Uri},
+    response::Response,
+};
+use futures_util::future::join_all;
+use serde_json::Value;
+
+use super::{From, json, no_parameters, read_json, runners::READ};
+use crate::{
+    http::{
+        Shared,
+        dto::{CancelFilter, CancelledItem, CancelledMany},
+        fields::{Fields, invalid, texts},
+        nearest,
+        problem::{Kind, Problem},
+    },
+    job::{RunnerId, State as Stage},
+    supervisor::{Filter, Taken},
+};
+
+/// The fields of the filter.
+const FIELDS: [&str; 5] = ["state", "queue", "name", "label", "all"];
+/// Runners of one request: their ids fit into one answer.
+const MAX_CANCELLED: usize = 10_000;
+/// Requests that the supervisor has at once: they share a commit.
+const TOGETHER: usize = 256;
+
+/// Cancels all runners that are not closed and fit a filter, at the time of the request.
+///
+/// What is stopping already is left to its grace: only a filter that names the state `cancelling` forces.
+#[utoipa::path(post, path = "/v1/runners:cancel", tag = "runners",
+    request_body(content((CancelFilter = "application/json"))),
+    responses((status = 200, description = "What became of each", body = CancelledMany)))]
+pub(super) async fn cancel(
+    State(shared): State<Shared>,
+    from: From,
+    headers: HeaderMap,
+    uri: Uri,
+    body: Body,
+) -> Result<Response, Problem> {
+    no_parameters(&uri)?;
+    let value = read_json(&shared, &from.0, &headers, body).await?;
+    let (filter, force) = read_filter(value)?;
+    let (mut found, more) = find(&shared, filter).await?;
+    // Those that wait first: none of them is to start because another one was stopped.
+    found.sort_by_key(|(_, state)| *state != Stage::Queued);
+    let by = from.0.peer.requester();
+    let mut items = Vec::with_capacity(found.len());
+    for some in found.chunks(TOGETHER) {
+        let asked = some.iter().map(|(id, state)| {
+            let (id, state, by) = (*id, *state, by.clone());
+            let supervisor = &shared.api.supervisor;
+            async move {
+                let stopping = matches!(state, Stage::Cancelling | Stage::Draining);
+                if stopping && !force {
+                    return item(id, Ok(Taken::AlreadySo));
+                }
+                item(id, supervisor.cancel(id, by).await.map_err(Problem::from))
+            }
+        });
+        items.extend(join_all(asked).await);
+    }
+    let accepted = items.iter().filter(|item| item.result == ACCEPTED).count();
+    let answer = CancelledMany { matched: items.len(), accepted, more, items };
+    Ok(json(StatusCode::OK, &answer))
+}
+
+const ACCEPTED: &str = "accepted";
+
+fn item(id: RunnerId, taken: Result<Taken, Problem>) -> CancelledItem {
+    let (result, problem) = match taken {
+        Ok(Taken::Accepted) => (ACCEPTED, None),
+        Ok(Taken::AlreadySo) => ("already_so", None),
+        Err(problem) => ("refused", Some(problem)),
+    };
+    CancelledItem { id, result, problem }
+}
+
+/// All that fit now, and whether there are more.
+async fn find(shared: &Shared, mut filter: Filter) -> Result<(Vec<(RunnerId, Stage)>, bool), Problem> {
+    let mut found = Vec::new();
+    loop {
+        let records = shared.api.supervisor.archive().list(filter.clone()).await?;
+        for record in &records {
+            if found.len() == MAX_CANCELLED {
+                return Ok((found, true));
+            }
+            filter.before = Some(record.submitted_seq);
+            found.push((record.id, record.state));
+        }
+        if records.len() < filter.limit {
+            return Ok((found, false));
+        }
+    }
+}
+
+/// The filter, and whether what is stopping already is to be forced.
+fn read_filter(value: Value) -> Result<(Filter, bool), Problem> {
+    let mut fields = Fields::open(value, "", &FIELDS)?;
+    let states = read_states(&mut fields)?;
+    let (queue, name) = (fields.text("queue")?, fields.text("name")?);
+    let labels: BTreeMap<_, _> = fields.text_map("label")?;
+    let all = fields.flag("all")?.unwrap_or(false);
+    let filtered = !states.is_empty() || queue.is_some() || name.is_some() || !labels.is_empty();
+    match (all, filtered) {
+        (true, true) => return Err(invalid("all", "left out where a filter is given")),
+        (false, false) => {
+            let detail = "say which: `state`, `queue`, `name` or `label`, or {\"all\": true} for all that are not closed";
+            return Err(Problem::new(Kind::MissingField, detail).field("").allowed(FIELDS));
+        }
+        (true, false) | (false, true) => {}
+    }
+    let open = || Stage::ALL.iter().copied().filter(|state| *state != Stage::Closed).collect();
+    let force = states.contains(&Stage::Cancelling);
+    let filter = Filter {
+        states: if states.is_empty() { open() } else { states },
+        outcomes: Vec::new(),
+        queue,
+        name,
+        labels: labels.into_iter().collect(),
+        before: None,
+        limit: READ,
+    };
+    Ok((filter, force))
+}
+
+/// One state or several.
+fn read_states(fields: &mut Fields) -> Result<Vec<Stage>, Problem> {
+    let words = match fields.value("state") {
+        None => return Ok(Vec::new()),
+        Some(Value::String(word)) => vec![word],
+        Some(list) => texts(list, "state")?,
+    };
+    let known: Vec<_> =
+        Stage::ALL.iter().filter(|state| **state != Stage::Closed).map(|state| state.as_str()).collect();
+    let find = |word: &String| {
+        let found = Stage::from_word(word).filter(|state| *state != Stage::Closed);
+        found.ok_or_else(|| {
+            Problem::new(Kind::InvalidField, nearest::unknown("value of `state`:", word, &known))
+                .field("state")
+                .allowed(known.iter().copied())
+        })
+    };
+    words.iter().map(find).collect()
+}
