@@ -95,7 +95,9 @@ fn a_request_gets_its_secret_header_and_nobody_else() {
         let mut head = String::new();
         let mut reader = BufReader::new(socket.try_clone().expect("cloned"));
         while reader.read_line(&mut head).is_ok_and(|read| read > 2) {}
-        socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok").expect("answered");
+        socket
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
+            .expect("answered");
         head
     });
     let daemon = Setup::new().set("TELEMETRY__FILTER", "trace").start();
