@@ -23,16 +23,19 @@ use tokio::{
 use crate::{
     http,
     job::{EventKind, Record, RunnerId},
-    kinds::{self, Environment, Fleet, Handlers, HttpRules, Inside},
+    kinds::{self, Environment, Fleet, Handlers, Handover, HttpClient, HttpRules, Inside},
+    private_file::PrivateFileError,
     process::{
-        self, KeeperLink, KeeperSetup,
+        self, KeeperLink, KeeperSetup, Permits,
         containment::{self, Tier},
         spool::{self, Found},
     },
+    retention::Keeping,
+    secrets::{Vault, VaultError},
     settings::{self, Flags, Listen, Settings, SettingsError},
     signals::SignalThread,
     state_dir::{DaemonFile, StateDir, StateDirError},
-    store::{self, Lookup, OpenError, Readers},
+    store::{self, Lookup, OpenError, Readers, Tally},
     supervisor::{
         self, Actor, Ended, Fatal, Parts, REPORTS, Supervisor, Urgent,
         core::{Core, Limits, Now},
@@ -40,6 +43,7 @@ use crate::{
         recovery::{self, Evidence},
     },
     telemetry,
+    webhooks::Webhooks,
 };
 
 /// Signals that may wait for the supervisor: more than anybody sends before the process ends.
@@ -76,7 +80,7 @@ pub enum Code {
     StoreFailed = 74,
     /// Another daemon has the state directory.
     InUse = 75,
-    /// The state directory is not private, or the token file is not.
+    /// The state directory is not private, or the token or the key in it is not.
     NotPrivate = 77,
     /// The settings are wrong.
     Settings = 78,
@@ -100,7 +104,9 @@ enum StartError {
     #[error("the settings demand a cgroup for each job, but there is none to be had: {0}")]
     Containment(String),
     #[error(transparent)]
-    Token(#[from] http::TokenError),
+    Token(#[from] PrivateFileError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     #[error("can't listen on {address}: {error}; choose another address with --listen")]
     Bind { address: String, error: io::Error },
     #[error("{what}: {error}")]
@@ -116,9 +122,8 @@ impl StartError {
         match self {
             Self::Settings(_) | Self::Telemetry(_) | Self::Containment(_) => Code::Settings,
             Self::StateDir(StateDirError::InUse { .. }) => Code::InUse,
-            Self::StateDir(StateDirError::NotPrivate { .. } | StateDirError::Io { .. }) | Self::Token(_) => {
-                Code::NotPrivate
-            }
+            Self::StateDir(StateDirError::NotPrivate { .. } | StateDirError::Io { .. }) | Self::Token(_)
+            | Self::Vault(_) => Code::NotPrivate,
             Self::Store { error, .. } if error.may_pass() => Code::StoreFailed,
             Self::Append(_) => Code::StoreFailed,
             Self::Store { .. } | Self::Recovery(_) => Code::StoreUnusable,
@@ -196,6 +201,8 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
     if settings.require_cgroup && !matches!(tier, Tier::Cgroup { .. }) {
         return Err(StartError::Containment(why.unwrap_or_default()));
     }
+    let permits =
+        Permits::of_this_process(process::hand_on(&tier)).map_err(system("what this process may do"))?;
     let keeper = process::fork_keeper(KeeperSetup { children_lock, tier: tier.clone() })
         .map_err(|error| StartError::System { what: "the keeper", error: io::Error::other(error) })?;
 
@@ -205,6 +212,7 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
     let recovered = recover(&state, &settings, &tier, &boot_id)?;
     // After the store: a token without a store tells that there was one.
     let token = http::token::load_or_create(state.path())?;
+    let vault = Arc::new(Vault::open(state.path(), std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from))?);
     let listeners = bind(&settings, &state)?;
 
     let (urgent_sender, urgent) = mpsc::channel(URGENT);
@@ -216,9 +224,19 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
     let jobs = multi_thread("runward-jobs").map_err(system("the threads of in-process jobs"))?;
     on_loop(jobs.handle());
     let names = handlers.names().into_iter().map(str::to_owned).collect();
-    let inside = inside(jobs.handle(), handlers, &settings, &state, &listeners)
+    let rules = http_rules(&settings, &listeners);
+    let background = Background {
+        tally: recovered.tally.clone(),
+        readers: readers.clone(),
+        vault: Arc::clone(&vault),
+        client: Arc::new(HttpClient::new(rules.clone())),
+        logs: state.logs(),
+        retention: settings.retention,
+    };
+    let inside = inside(jobs.handle(), handlers, rules, &settings, &state)
         .map_err(system("the writer of output"))?;
-    let shared = kinds_shared(&settings, &state);
+    let shared = kinds_shared(&settings, &state, Arc::clone(&vault))
+        .map_err(system("what an earlier daemon's jobs left"))?;
     let core = CoreThread::start(move |ready| {
         supervise(Supervised { recovered, keeper, shared, inside, readers, urgent, urgent_sender }, ready)
     })
@@ -230,14 +248,16 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
             hosts: settings.allowed_hosts.clone(),
             uid: nix::unistd::geteuid().as_raw(),
         },
+        vault,
         config: http::Config {
             max_body: settings.max_body_bytes,
             drain_timeout: settings.drain_timeout,
             handlers: names,
+            permits,
         },
         info: info(&settings, &tier, why, &boot_id, started),
     };
-    let code = runtime.block_on(run(core, &state, listeners, api));
+    let code = runtime.block_on(run(core, &state, listeners, background, api));
     // A worker may be stuck in somebody's code: it is not waited for.
     jobs.shutdown_background();
     runtime.shutdown_background();
@@ -262,10 +282,13 @@ async fn run(
     mut core: CoreThread,
     state: &StateDir,
     listeners: Vec<http::Listener>,
+    background: Background,
     api: impl FnOnce(Supervisor) -> http::Api,
 ) -> Code {
     let Ok(supervisor) = (&mut core.ready).await else { return core.join() };
     announce(state, &listeners);
+    // Ended wherever it stands: the next start goes on with it.
+    let _background = background.start(&supervisor);
     let (stop, stopping) = watch::channel(false);
     let mut server = JoinSet::new();
     server.spawn(http::serve(listeners, api(supervisor), async move {
@@ -282,6 +305,28 @@ async fn run(
     }
     server.abort_all();
     core.join()
+}
+
+/// What goes on beside the jobs.
+struct Background {
+    tally: watch::Receiver<Tally>,
+    readers: Readers,
+    vault: Arc<Vault>,
+    client: Arc<HttpClient>,
+    logs: PathBuf,
+    retention: settings::Retention,
+}
+
+impl Background {
+    fn start(self, supervisor: &Supervisor) -> JoinSet<()> {
+        let Self { tally, readers, vault, client, logs, retention } = self;
+        let supervisor = supervisor.clone();
+        let keeping = Keeping { supervisor: supervisor.clone(), readers: readers.clone(), logs, retention };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(keeping.run(tally.clone()));
+        tasks.spawn(Webhooks { supervisor, readers, vault, client }.run(tally));
+        tasks
+    }
 }
 
 /// What the log and `daemon.json` say when the daemon is ready.
@@ -370,7 +415,7 @@ fn supervise(parts: Supervised, ends: CoreEnds) -> io::Result<Code> {
         let log_root = shared.log_root.clone();
         let (reports_sender, reports) = mpsc::channel(REPORTS);
         let fleet = Fleet::new(shared.with(launcher), inside, Handle::current(), reports_sender);
-        let Recovered { core, log, lookup, last_seq } = recovered;
+        let Recovered { core, log, lookup, last_seq, tally: _ } = recovered;
         let parts = Parts { core, runners: fleet, reports, urgent, log, records: lookup, last_seq };
         let (mut actor, supervisor) = Actor::new(parts, Arc::new(readers), log_root)?;
         // Nobody waits for it only when the control plane failed; then it is told to stop at once.
@@ -425,6 +470,7 @@ struct Recovered {
     log: Box<dyn EventLog>,
     lookup: Lookup,
     last_seq: u64,
+    tally: watch::Receiver<Tally>,
 }
 
 fn recover(
@@ -474,7 +520,7 @@ fn recover(
     if count + queued > 0 {
         tracing::info!(queued, under_way = count, "recovered what an earlier daemon left");
     }
-    Ok(Recovered { core, log: Box::new(log), lookup, last_seq })
+    Ok(Recovered { core, tally: log.tally(), log: Box::new(log), lookup, last_seq })
 }
 
 /// Kills what may be left when daemon, keeper and shims were killed at once. Shims do it otherwise.
@@ -506,7 +552,7 @@ fn evidence(logs: &std::path::Path, boot_id: &str, record: &Record) -> Evidence 
         // After a power loss the directory's absence proves nothing: it was never synced.
         Ok(Found::NeverStarted) if attempt.boot_id == boot_id => Evidence::NotExecuted,
         Ok(Found::NeverStarted | Found::Unknown) => Evidence::Unknown,
-        Ok(Found::Ended(spooled)) => Evidence::Ended(kinds::end_of_spooled(&spooled)),
+        Ok(Found::Ended(spooled)) => Evidence::Ended(kinds::end_of_spooled(&spooled, record.job())),
         Err(error) => {
             tracing::warn!(runner = %record.id, %error, "what a shim left can't be read");
             Evidence::Unknown
@@ -579,7 +625,9 @@ fn boot_id() -> io::Result<String> {
 /// What process jobs share, before there is a launcher.
 struct KindsShared {
     environment: Environment,
+    vault: Arc<Vault>,
     log_root: PathBuf,
+    handover: Handover,
     segment_bytes: u64,
     max_log_bytes: u64,
 }
@@ -589,36 +637,52 @@ impl KindsShared {
         kinds::Shared {
             launcher,
             environment: self.environment,
+            vault: self.vault,
             log_root: self.log_root,
+            handover: self.handover,
             segment_bytes: self.segment_bytes,
             max_log_bytes: self.max_log_bytes,
         }
     }
 }
 
-fn kinds_shared(settings: &Settings, state: &StateDir) -> KindsShared {
-    KindsShared {
+fn kinds_shared(settings: &Settings, state: &StateDir, vault: Arc<Vault>) -> io::Result<KindsShared> {
+    Ok(KindsShared {
         environment: Environment::inherit(),
+        vault,
         log_root: state.logs(),
+        handover: Handover::take_over(handover_dir(instance(state)))?,
         segment_bytes: settings.segment_bytes,
         max_log_bytes: settings.max_bytes_per_attempt,
-    }
+    })
+}
+
+/// Where jobs of other users find their files. Only root has such jobs, so `/run` is open to it: nobody else may write
+/// there, and it is empty after a boot.
+fn handover_dir(instance: u32) -> PathBuf {
+    let given = std::env::var_os("RUNTIME_DIRECTORY").and_then(|dirs| std::env::split_paths(&dirs).next());
+    let above = given.filter(|dir| dir.is_absolute()).unwrap_or_else(|| PathBuf::from("/run"));
+    above.join(format!("runward-{instance:08x}"))
 }
 
 fn inside(
     runtime: &Handle,
     handlers: Handlers,
+    rules: HttpRules,
     settings: &Settings,
     state: &StateDir,
-    listeners: &[http::Listener],
 ) -> io::Result<Inside> {
-    let rules = HttpRules {
+    let logs = (state.logs(), settings.segment_bytes, settings.max_bytes_per_attempt);
+    Inside::new(runtime.clone(), handlers, rules, logs)
+}
+
+/// What requests of the daemon may reach.
+fn http_rules(settings: &Settings, listeners: &[http::Listener]) -> HttpRules {
+    HttpRules {
         own: listeners.iter().filter_map(|listener| listener.address().parse().ok()).collect(),
         allow_own_api: settings.http_jobs_own_api,
         allow_link_local: settings.http_jobs_link_local,
-    };
-    let logs = (state.logs(), settings.segment_bytes, settings.max_bytes_per_attempt);
-    Inside::new(runtime.clone(), handlers, rules, logs)
+    }
 }
 
 fn info(

@@ -55,10 +55,23 @@ pub struct Settings {
     pub http_jobs_own_api: bool,
     /// Whether `http` jobs may reach link-local addresses.
     pub http_jobs_link_local: bool,
+    /// What is kept of closed Runners.
+    pub retention: Retention,
     /// What is logged.
     pub log_filter: String,
     /// How it is logged.
     pub log_format: LogFormat,
+}
+
+/// What is kept of closed Runners; `None`: without end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// How long.
+    pub max_age: Option<Duration>,
+    /// How many.
+    pub max_records: Option<u64>,
+    /// How much of their output, in bytes.
+    pub max_log_bytes: Option<u64>,
 }
 
 /// An address to serve the API at.
@@ -163,6 +176,11 @@ pub fn load(flags: &Flags) -> Result<Settings, SettingsError> {
         allowed_hosts: layers.strings("http.allowed_hosts")?,
         http_jobs_own_api: layers.flag("http_jobs.allow_own_api")?,
         http_jobs_link_local: layers.flag("http_jobs.allow_link_local")?,
+        retention: Retention {
+            max_age: layers.age("retention.max_age")?,
+            max_records: layers.number_or_off("retention.max_records", 1 << 40)?,
+            max_log_bytes: layers.number_or_off("retention.max_log_bytes", 1 << 60)?,
+        },
         log_filter: layers.text("telemetry.filter")?,
         log_format: layers.word(
             "telemetry.format",
@@ -276,6 +294,33 @@ impl Layers {
         let text = self.text(key)?;
         let number = text.parse().ok().filter(|number| (min..=max).contains(number));
         number.ok_or_else(|| self.bad(key, &text, format!("a whole number from {min} to {max}")))
+    }
+
+    fn number_or_off(&self, key: &'static str, max: u64) -> Result<Option<u64>, SettingsError> {
+        match self.text(key)?.as_str() {
+            "off" | "0" => Ok(None),
+            text => match text.parse() {
+                Ok(number) if number <= max => Ok(Some(number)),
+                Ok(_) | Err(_) => {
+                    Err(self.bad(key, text, format!("\"off\", or a whole number from 1 to {max}")))
+                }
+            },
+        }
+    }
+
+    /// Days too, which are no unit of a duration: those of the clock's changes have fewer or more hours.
+    fn age(&self, key: &'static str) -> Result<Option<Duration>, SettingsError> {
+        let text = self.text(key)?;
+        let days = text.strip_suffix('d').and_then(|days| days.trim().parse::<u32>().ok());
+        let age = match (text.as_str(), days) {
+            ("off", _) => return Ok(None),
+            (_, Some(days)) => parse_duration(&format!("{}h", u64::from(days) * 24)),
+            (text, None) => parse_duration(text),
+        };
+        match age {
+            Some(age) => Ok((!age.is_zero()).then_some(age)),
+            None => Err(self.bad(key, &text, r#""off", or a duration such as "30d", "12h" or "90m""#)),
+        }
     }
 
     fn duration(&self, key: &'static str) -> Result<Duration, SettingsError> {
@@ -459,9 +504,33 @@ mod tests {
             ("[process]\nmin_containment = \"vm\"", "one of \"subreaper\", \"cgroup2\""),
             ("listen = [\"0.0.0.0:80\"]", "there is no TLS yet"),
             ("listen = [1]", "a list of texts"),
+            ("[retention]\nmax_age = \"a month\"", "such as \"30d\""),
+            ("[retention]\nmax_age = \"40000000d\"", "such as \"30d\""),
+            ("[retention]\nmax_records = -1", "\"off\", or a whole number from 1"),
+            ("[retention]\nmax_log_bytes = \"10GiB\"", "\"off\", or a whole number from 1"),
         ] {
             let error = with(text).expect_err(text).to_string();
             assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn retention_is_on_and_each_part_can_be_off() {
+        let days = |days: u64| Some(Duration::from_secs(days * 86_400));
+        let retention = |text: &str| with(&format!("[retention]\n{text}")).expect(text).retention;
+        let default = retention("");
+        assert_eq!(
+            default,
+            Retention { max_age: days(30), max_records: Some(100_000), max_log_bytes: Some(10 << 30) }
+        );
+        assert_eq!(retention("max_age = \"7d\"").max_age, days(7));
+        assert_eq!(retention("max_age = \"36h\"").max_age, Some(Duration::from_secs(36 * 3600)));
+        for off in ["max_age = \"off\"", "max_age = 0", "max_age = \"0d\""] {
+            assert_eq!(retention(off).max_age, None, "{off}");
+        }
+        for off in ["\"off\"", "0"] {
+            let text = format!("max_records = {off}\nmax_log_bytes = {off}");
+            assert_eq!(retention(&text), Retention { max_records: None, max_log_bytes: None, ..default });
         }
     }
 

@@ -113,14 +113,15 @@ impl StateDir {
     /// # Errors
     /// The directory's.
     pub fn last_executed(&self) -> io::Result<Option<String>> {
-        let mut names = Vec::new();
+        // Ids are in the order of time. Only one that is later than all before is looked into: few are.
+        let mut latest = None;
         for entry in fs::read_dir(self.logs())? {
-            names.extend(entry?.file_name().into_string());
+            let Ok(name) = entry?.file_name().into_string() else { continue };
+            if latest.as_ref().is_none_or(|latest| name > *latest) && self.logs().join(&name).join("1-1").is_dir() {
+                latest = Some(name);
+            }
         }
-        // Ids are in the order of time.
-        names.sort_unstable_by(|a, b| b.cmp(a));
-        let executed = |name: &String| self.logs().join(name).join("1-1").is_dir();
-        Ok(names.into_iter().find(executed))
+        Ok(latest)
     }
 
     /// Waits until every process of an earlier daemon's jobs is dead and every spooled exit complete: its

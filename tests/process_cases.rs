@@ -39,7 +39,8 @@ const CASES: &[(&str, Case)] = cases! {
         case_04_stopped_child, case_05_term_ignored, case_05_uninterruptible, many_at_once, wide_tree;
     exec: case_08_inherited_dispositions, case_09_sigchld_ignored, case_11_descriptors_run_out,
         case_11_no_more_processes, case_17_exec_errors, case_17_never_twice, case_18_too_big, case_19_descriptor_leak,
-        case_22_environment, case_23_user_switch, limits_are_the_jobs;
+        case_22_environment, case_23_user_switch, limits_are_the_jobs,
+        case_14_who_killed_it, limits_of_a_tree_hold_or_it_does_not_start;
     output: case_21_stdin, case_24_quota, case_25_bytes, case_26_no_space, case_26_full_disk, both_streams_in_order,
         tail_and_follow;
     death: case_15_shim_killed, case_16_keeper_killed, daemon_killed_while_running, daemon_killed_after_exit,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::supervisor::core::Limits;
+use crate::{process::Permits, supervisor::core::Limits};
 
 /// Limits and defaults of the control plane.
 #[derive(Clone, Debug)]
@@ -15,11 +15,13 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// The handlers that jobs can name.
     pub handlers: Vec<String>,
+    /// What the daemon may do for its jobs.
+    pub permits: Permits,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_body: 1 << 20, drain_timeout: Duration::from_secs(300), handlers: Vec::new() }
+        Self { max_body: 1 << 20, drain_timeout: Duration::from_secs(300), handlers: Vec::new(), permits: Permits::default() }
     }
 }
 

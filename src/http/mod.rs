@@ -27,9 +27,9 @@ use std::sync::Arc;
 
 pub use config::{Config, Containment, Info};
 pub use serve::{Listener, serve};
-pub use token::{Token, TokenError};
+pub use token::Token;
 
-use crate::supervisor::Supervisor;
+use crate::{job::Record, secrets::Vault, supervisor::Supervisor};
 use access::Access;
 
 /// What the control plane is made of.
@@ -38,10 +38,18 @@ pub struct Api {
     pub supervisor: Supervisor,
     /// Who may ask.
     pub access: Access,
+    /// What keeps secrets.
+    pub vault: Arc<Vault>,
     /// Limits and defaults.
     pub config: Config,
     /// What the daemon tells of itself.
     pub info: Info,
+}
+
+/// A runner as the API shows it, in JSON.
+pub fn runner_json(record: &Record) -> Vec<u8> {
+    // Our own types with text keys: it can't fail.
+    serde_json::to_vec(&dto::Runner::from(record)).unwrap_or_default()
 }
 
 /// What each handler holds.

@@ -80,6 +80,8 @@ kinds! {
     Unsupported = "unsupported", UNPROCESSABLE_ENTITY, "Not supported by this version";
     /// A job names a handler that this daemon does not have: `allowed` lists those it has.
     UnknownHandler = "unknown-handler", UNPROCESSABLE_ENTITY, "No such handler";
+    /// A limit that this machine, or the place that the daemon has on it, does not offer.
+    Unavailable = "unavailable", UNPROCESSABLE_ENTITY, "Not to be had on this machine";
     /// A query parameter that the route does not know.
     UnknownParameter = "unknown-parameter", BAD_REQUEST, "Unknown query parameter";
     /// A query parameter has a value that it can't have.
@@ -102,6 +104,10 @@ kinds! {
     RunnerNotFound = "runner-not-found", NOT_FOUND, "No such runner";
     /// The Runner has no such run or attempt.
     AttemptNotFound = "attempt-not-found", NOT_FOUND, "No such run or attempt";
+    /// The shared context has no such variable.
+    VariableNotFound = "variable-not-found", NOT_FOUND, "No such variable";
+    /// The shared context has as many variables, or as large ones, as it may have.
+    ContextFull = "context-full", CONFLICT, "The shared context is full";
     /// The route exists, but not with this method: `Allow` has those it takes.
     MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "Method not allowed";
     /// The body did not arrive in time.
@@ -165,6 +171,7 @@ impl Kind {
             | Self::InvalidField
             | Self::Unsupported
             | Self::UnknownHandler
+            | Self::Unavailable
             | Self::UnknownParameter
             | Self::InvalidParameter
             | Self::InvalidHeader
@@ -176,6 +183,8 @@ impl Kind {
             | Self::RouteNotFound
             | Self::RunnerNotFound
             | Self::AttemptNotFound
+            | Self::VariableNotFound
+            | Self::ContextFull
             | Self::MethodNotAllowed
             | Self::RequestTimeout
             | Self::RunnerClosed

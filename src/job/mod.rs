@@ -3,6 +3,7 @@
 
 mod event;
 mod id;
+mod limits;
 mod record;
 mod settings;
 mod spec;
@@ -13,6 +14,7 @@ pub use event::{
     Action, CancelReason, CloseFacts, Event, EventKind, Exit, OutputFacts, Requester, RequeueReason,
 };
 pub use id::{AttemptKey, ParseIdError, RunnerId};
+pub use limits::{Bound, Controller, Limits, Resource, Rlimit, Rlimits};
 pub use record::{Attempt, Drain, Failure, Receipt, Record, Run, Step};
 pub use settings::{ContextValue, QueueSettings, SharedContext, Variable};
 pub use spec::{

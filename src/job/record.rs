@@ -116,7 +116,7 @@ pub struct Attempt {
 /// Why an attempt failed, where it is not the exit that tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// A stable word: `start_failed`, `shim_lost`, `daemon_lost`, `panicked`, …
+    /// A stable word: `start_failed`, `oom`, `killed_by_other`, `shim_lost`, `daemon_lost`, `panicked`, …
     pub kind: String,
     /// A sentence for people.
     pub message: String,

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{event::Exit, state::words};
+use super::{
+    event::Exit,
+    limits::{Limits, Rlimits},
+    state::words,
+};
 
 /// A submission, complete with the defaults that were in force when it was accepted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -245,9 +249,34 @@ pub struct Process {
     /// The user to run as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// The group to run as; the default is the user's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// The file mode creation mask, octal; the default is `0022`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub umask: Option<String>,
+    /// The nice value; the default is the daemon's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nice: Option<i32>,
+    /// Limits of each of its processes; the default is the daemon's.
+    #[serde(default, skip_serializing_if = "Rlimits::is_empty")]
+    pub rlimits: Rlimits,
+    /// Limits of all of it together.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
     /// The signal that asks it to stop, without `SIG`; the default is `TERM`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
+    /// The exit codes that count as success; none is 0 alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub success_exit_codes: Vec<i32>,
+}
+
+impl Process {
+    /// Whether this exit code counts as success.
+    pub fn succeeds_with(&self, code: i32) -> bool {
+        if self.success_exit_codes.is_empty() { code == 0 } else { self.success_exit_codes.contains(&code) }
+    }
 }
 
 /// A request over HTTP, made by the daemon itself.

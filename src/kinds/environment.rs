@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, ffi::OsString};
 
+use super::Variables;
 use crate::{
     job::{AttemptKey, Record},
     process,
@@ -27,12 +28,13 @@ impl Environment {
         Self(variables)
     }
 
-    /// A job's environment: the allow-list, the user's, the context, the job's own, and runward's marks.
+    /// A job's environment: the allow-list, the user's, the context's variables, the job's own, and runward's marks.
     pub(super) fn of(
         &self,
         record: &Record,
         key: AttemptKey,
         user: Option<&nix::unistd::User>,
+        context: &Variables,
         own: &BTreeMap<String, String>,
     ) -> Vec<(OsString, OsString)> {
         let mut variables = self.0.clone();
@@ -43,7 +45,7 @@ impl Environment {
                 variables.insert(name.into(), user.name.clone().into());
             }
         }
-        for (name, value) in record.spec.context.iter().chain(own) {
+        for (name, value) in context.iter().chain(own) {
             variables.insert(name.into(), value.into());
         }
         variables.insert("RUNWARD_RUNNER".into(), record.id.to_string().into());

@@ -5,7 +5,7 @@ use std::{any::Any, collections::BTreeMap, fmt, pin::Pin, sync::Arc, time::Durat
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::{Context, MAX_RESULT, http::chain, Stopped, output::Output};
+use super::{MAX_RESULT, Stopped, Variables, http::chain, output::Output};
 use crate::{
     job::{Failure, Handler, Job, Record, RunnerId},
     process::log::Stream,
@@ -105,14 +105,14 @@ impl fmt::Debug for Handlers {
 #[derive(Clone, Debug)]
 pub struct Call {
     record: Arc<Record>,
-    context: Context,
+    context: Arc<Variables>,
     scope: Scope,
     output: Output,
 }
 
 impl Call {
-    pub(super) fn new(record: Arc<Record>, context: Context, scope: Scope, output: Output) -> Self {
-        Self { record, context, scope, output }
+    pub(super) fn new(record: Arc<Record>, context: Variables, scope: Scope, output: Output) -> Self {
+        Self { record, context: Arc::new(context), scope, output }
     }
 
     /// The arguments, as whatever they are to be; [`Value`] takes all.

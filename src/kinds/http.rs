@@ -4,6 +4,7 @@
 mod connect;
 mod guard;
 mod outcome;
+mod post;
 
 use std::collections::BTreeMap;
 
@@ -37,7 +38,7 @@ const OF_THE_ORIGIN: [HeaderName; 4] =
 
 /// What all `http` jobs share. No connections: each job makes its own.
 #[derive(Debug)]
-pub(super) struct Client {
+pub struct Client {
     rules: HttpRules,
     tls: Tls,
 }
@@ -53,7 +54,8 @@ struct Sending {
 }
 
 impl Client {
-    pub(super) fn new(rules: HttpRules) -> Self {
+    /// A client that keeps to these rules.
+    pub fn new(rules: HttpRules) -> Self {
         Self { rules, tls: Tls::new() }
     }
 

@@ -64,13 +64,18 @@ async fn run(
     scope.cancellable(link.until(|orders| orders.go)).await?.map_err(|_| Stopped::Aborted)?;
     drop(link);
     // Boxed, like what follows: there may be tens of thousands of others, which need less.
+    let variables = match scope.cancellable(Box::pin(context.variables(&record))).await? {
+        Ok(variables) => variables,
+        Err(failure) => return Ok(Done { end: End { error: Some(failure), ..End::default() }, hold: None }),
+    };
+    drop(context);
     Box::pin(reporter.send(News::Running { pid: None, start_time: None })).await;
     drop(reporter);
     let end = match record.job() {
         Job::Http(job) => {
-            scope.cancellable(Box::pin(inside.http.run(job, &context, &output))).await?
+            scope.cancellable(Box::pin(inside.http.run(job, &variables, &output))).await?
         }
-        Job::Handler(job) => handler::run(&inside.handlers, job, Call::new(record.clone(), context, scope, output)).await?,
+        Job::Handler(job) => handler::run(&inside.handlers, job, Call::new(record.clone(), variables, scope, output)).await?,
         Job::Command(_) | Job::Script(_) => {
             let failure = Failure::new("internal", "a job of processes was given to the daemon itself");
             End { error: Some(failure), ..End::default() }

@@ -4,16 +4,19 @@
 //! own loop and can't block it. The main task of an in-process job is somebody's code: it runs on a loop that all of
 //! them share, and only the code that waits for it is on the supervisor's: what blocks there can still be recorded.
 
+mod ending;
 mod environment;
 mod handler;
 mod http;
 mod inside;
 mod output;
+mod handover;
 mod process;
 mod script;
+mod variables;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     future::{pending, poll_fn},
     path::PathBuf,
     pin::pin,
@@ -31,17 +34,21 @@ use tokio::{
     time::sleep,
 };
 
+pub use ending::end_of_spooled;
 pub use environment::Environment;
 pub use handler::{Call, HandlerError, HandlerResult, Handlers};
-pub use http::HttpRules;
+pub use http::{Client as HttpClient, HttpRules};
 pub use inside::Inside;
 pub use output::Outputs;
-pub use process::end_of_spooled;
 use output::Output;
 use process::Stopped;
+pub use handover::Handover;
+pub use variables::Variables;
+use variables::Context;
 
 use crate::{
-    job::{AttemptKey, ContextValue, Drain, Failure, Record, RunnerId, SharedContext},
+    secrets::Vault,
+    job::{AttemptKey, Drain, Failure, Record, RunnerId, SharedContext},
     process::Launcher,
     runner::{AsyncRunner, CloseReport, EventLoop, LoopFactory, MainTask, RunError, Runner, RunnerHandle},
     supervisor::ports::{End, LoopFacts, News, Report, Runners, TaskFacts},
@@ -54,8 +61,12 @@ pub struct Shared {
     pub launcher: Launcher,
     /// What a job's environment starts from.
     pub environment: Environment,
+    /// What reveals secrets to jobs.
+    pub vault: Arc<Vault>,
     /// Where output goes.
     pub log_root: PathBuf,
+    /// Where files for jobs of other users are.
+    pub handover: Handover,
     /// The size of a file of output, bytes.
     pub segment_bytes: u64,
     /// All output of an attempt that is kept, bytes.
@@ -64,30 +75,6 @@ pub struct Shared {
 
 /// The most of a result in its JSON, bytes: it is in the record, which is read and sent whole.
 const MAX_RESULT: usize = 64 << 10;
-
-/// The context variables of a Runner.
-type Context = Arc<BTreeMap<String, String>>;
-
-/// What an in-process job sees: the shared context, over it what its submission says, over that what earlier runs
-/// have set.
-fn context_of(record: &Record, shared: &SharedContext) -> Context {
-    let shared = shared.variables.iter().filter_map(|(name, variable)| match &variable.value {
-        ContextValue::Plain(text) => Some((name, text)),
-        ContextValue::Sealed(_)
-        | ContextValue::File(_)
-        | ContextValue::Env(_)
-        | ContextValue::Credential(_) => None,
-    });
-    let given = shared.chain(&record.spec.context);
-    let mut context: BTreeMap<_, _> = given.map(|(name, value)| (name.clone(), value.clone())).collect();
-    for (name, value) in &record.variables {
-        match value {
-            Some(value) => drop(context.insert(name.clone(), value.clone())),
-            None => drop(context.remove(name)),
-        }
-    }
-    Arc::new(context)
-}
 
 /// The Runners of all jobs that were started.
 #[derive(Debug)]
@@ -192,17 +179,15 @@ impl Runners for Fleet {
         let link = Link(link);
         let inside = record.job().in_process();
         let reporter = Reporter { reports: self.reports.clone(), record: Arc::clone(&record), key };
+        let context = Context::new(context, Arc::clone(&self.shared.vault));
         let output = inside.then(|| self.inside.outputs.of(&record));
         let start = {
             let (shared, inside) = (Arc::clone(&self.shared), Arc::clone(&self.inside));
             let (record, link, reporter) = (Arc::clone(&record), link.clone(), reporter.clone());
             let output = output.clone();
             move |runner: &mut AsyncRunner| match output {
-                None => process::start(runner, shared, record, key, link, reporter),
-                Some(output) => {
-                    let context = context_of(&record, &context);
-                    inside::start(runner, inside, record, context, link, reporter, output)
-                }
+                None => process::start(runner, shared, record, key, context, link, reporter),
+                Some(output) => inside::start(runner, inside, record, context, link, reporter, output),
             }
         };
         let (park, next) = oneshot::channel();

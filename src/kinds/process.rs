@@ -11,16 +11,21 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-use super::{Done, Link, Main, Reporter, Shared, script};
+use super::{Context, Done, Link, Main, Reporter, Shared, Variables, ending, handover::Place, script};
 use crate::{
-    job::{Action, AttemptKey, Exit, Failure, Job, OutputFacts, Process, Record, Script},
-    process::{Ending, ExitReport, Launch, Shim, ShimEvent, Stage, User, spool::Spooled},
+    job::{self, Action, AttemptKey, Failure, Job, Limits, Process, Record, Rlimit, Script},
+    process::{
+        Ending, Launch, LaunchError, RLimit, Resource, Shim, ShimEvent, Stage, StartFailure, TreeLimits, User,
+    },
     runner::{AsyncRunner, Cancelled, Scope, ScopeError},
     supervisor::{
         attempt_dir,
         ports::{End, News},
     },
 };
+
+/// One processor, in microseconds for each 100 ms.
+const PERIOD_US: f64 = 100_000.0;
 
 /// The main task ended before anything was executed.
 #[derive(Debug, thiserror::Error)]
@@ -54,10 +59,11 @@ pub(super) fn start(
     shared: Arc<Shared>,
     record: Arc<Record>,
     key: AttemptKey,
+    context: Context,
     link: Link,
     reporter: Reporter,
 ) -> Main {
-    runner.start_scoped(move |scope| run(scope, shared, record, key, link, reporter))
+    runner.start_scoped(move |scope| run(scope, shared, record, key, context, link, reporter))
 }
 
 async fn run(
@@ -65,21 +71,26 @@ async fn run(
     shared: Arc<Shared>,
     record: Arc<Record>,
     key: AttemptKey,
+    context: Context,
     mut link: Link,
     reporter: Reporter,
 ) -> Result<Done, Stopped> {
-    let signal = stop_signal(&record.spec.job);
+    let signal = stop_signal(record.job());
     let prepared = async {
-        let launch = plan(&scope, &shared, record, key).await?;
-        shared.launcher.launch(key.as_u128(), &launch).await.map_err(|error| Failure {
-            stage: Some("launch".into()),
-            ..Failure::new("start_failed", error.to_string())
-        })
+        let variables = context.variables(&record).await?;
+        let (launch, place) = plan(&scope, &shared, Arc::clone(&record), key, variables).await?;
+        let shim = shared.launcher.launch(key.as_u128(), &launch).await.map_err(|error| match error {
+            LaunchError::Prepare { stage, errno } => {
+                ending::start_failure(&StartFailure::new(stage, errno), record.job())
+            }
+            error => Failure { stage: Some("launch".into()), ..Failure::new("start_failed", error.to_string()) },
+        });
+        shim.map(|shim| (shim, place))
     };
-    let shim = scope.cancellable(prepared).await?;
+    let prepared = scope.cancellable(prepared).await?;
     scope.cancellable(link.until(|orders| orders.go)).await?.map_err(|_| Stopped::Aborted)?;
-    let mut shim = match shim {
-        Ok(shim) => shim,
+    let (mut shim, place) = match prepared {
+        Ok(prepared) => prepared,
         Err(failure) => return Ok(Done { end: End { error: Some(failure), ..End::default() }, hold: None }),
     };
     // From here on the job may execute. Its end is always awaited: a cancellation only changes how.
@@ -91,6 +102,10 @@ async fn run(
         Ok(end) => end,
         Err(Cancelled { .. }) => watch.stop(signal, &mut link).await,
     };
+    if let Some(place) = place {
+        // Nobody knows how much its user has put there.
+        drop(scope.spawn_blocking(move || drop(place)).with_name("tidy").await);
+    }
     Ok(Done { end, hold: Some(Hold(watch.shim)) })
 }
 
@@ -153,10 +168,10 @@ impl Watch {
                     target: Some(format!("processes {}", pids.join(", "))),
                 }
             }
-            ShimEvent::StartFailed { stage, errno } => {
-                return Some(End { error: Some(start_failure(stage, errno)), ..End::default() });
+            ShimEvent::StartFailed(failure) => {
+                return Some(ending::not_started(&failure, &self.reporter.record.job()));
             }
-            ShimEvent::Exited(report) => return Some(end_of(&report)),
+            ShimEvent::Exited(report) => return Some(ending::end_of(&report)),
             // Nobody swept: the keeper is gone too. The daemon is about to end, and recovery to tell the truth.
             ShimEvent::Gone { status: None } => return std::future::pending().await,
             ShimEvent::Gone { status: Some(status) } => {
@@ -174,52 +189,6 @@ impl Watch {
     }
 }
 
-/// How an attempt ended, from what its shim left for the next start.
-pub fn end_of_spooled(spooled: &Spooled) -> End {
-    match spooled {
-        Spooled::Exited { report, lifeline: false } => end_of(report),
-        Spooled::Exited { report, lifeline: true } => {
-            let failure = Failure::new("daemon_lost", "the daemon died under it; its processes were killed");
-            End { error: Some(failure), lost: true, ..end_of(report) }
-        }
-        Spooled::StartFailed { stage, errno } => {
-            End { error: Some(start_failure(*stage, *errno)), ..End::default() }
-        }
-    }
-}
-
-fn end_of(report: &ExitReport) -> End {
-    let exit = match report.ending {
-        Ending::Code(code) => Exit::Code(code),
-        Ending::Signal(signal) => Exit::Signal(signal),
-    };
-    let output = OutputFacts {
-        bytes: report.output_bytes,
-        dropped: report.dropped_bytes,
-        incomplete: report.output_incomplete,
-    };
-    End { exit: Some(exit), output: Some(output), swept: report.killed_processes, ..End::default() }
-}
-
-fn start_failure(stage: Stage, errno: i32) -> Failure {
-    let what = match stage {
-        Stage::Directory => "the directory for its output could not be made",
-        Stage::Stdio => "its pipes could not be made",
-        Stage::Cgroup => "its cgroup could not be made",
-        Stage::Fork => "no process could be created",
-        Stage::User => "its user could not be taken on",
-        Stage::Rlimit => "its limits could not be set",
-        Stage::Cwd => "its working directory could not be entered",
-        Stage::Exec => "its program could not be executed",
-    };
-    Failure {
-        kind: "start_failed".into(),
-        message: format!("{what}: {}", io::Error::from_raw_os_error(errno)),
-        stage: Some(stage.name().into()),
-        errno: Some(errno),
-    }
-}
-
 fn stop_signal(job: &Job) -> Signal {
     // Names were checked when the job was submitted.
     let name = job.process().and_then(|process| process.stop_signal.as_deref());
@@ -232,14 +201,12 @@ async fn plan(
     shared: &Arc<Shared>,
     record: Arc<Record>,
     key: AttemptKey,
-) -> Result<Launch, Failure> {
-    let shared = Arc::clone(shared);
-    let blocks = match &record.spec.job {
-        Job::Command(command) => command.process.user.is_some(),
-        Job::Script(_) => true,
-        Job::Http(_) | Job::Handler(_) => false,
-    };
-    let planned = move || plan_now(&shared, &record, key);
+    variables: Variables,
+) -> Result<(Launch, Option<Place>), Failure> {
+    let (shared, job) = (Arc::clone(shared), Arc::clone(&record));
+    let switches = job.job().process().is_some_and(|process| process.user.is_some() || process.group.is_some());
+    let blocks = switches || matches!(job.job(), Job::Script(_));
+    let planned = move || plan_now(&shared, &record, key, &variables);
     let planned = match blocks {
         false => planned(),
         true => match scope.spawn_blocking(planned).with_name("plan").await {
@@ -248,37 +215,60 @@ async fn plan(
         },
     };
     planned.map_err(|(stage, error)| {
-        let errno = error.raw_os_error();
-        Failure { errno, ..start_failure(stage, errno.unwrap_or(0)) }
+        let failure = StartFailure::new(stage, error.raw_os_error().unwrap_or(0));
+        Failure { errno: error.raw_os_error(), ..ending::start_failure(&failure, job.job()) }
     })
 }
 
-fn plan_now(shared: &Shared, record: &Record, key: AttemptKey) -> Result<Launch, (Stage, io::Error)> {
+fn plan_now(
+    shared: &Shared,
+    record: &Record,
+    key: AttemptKey,
+    variables: &Variables,
+) -> Result<(Launch, Option<Place>), (Stage, io::Error)> {
     let (run, attempt) = record.position().unwrap_or((1, 1));
     let dir = attempt_dir(&shared.log_root, record.id, run, attempt);
     let runner_dir = dir.parent().unwrap_or(&dir);
     prepare_dir(runner_dir).map_err(|error| (Stage::Directory, error))?;
-    let argv = argv(&record.spec.job, runner_dir)?;
-    let Process { env, cwd, stdin, user, stop_signal: _ } = record.spec.job.process().ok_or_else(no_process)?;
-    let user = user.as_deref().map(find_user).transpose().map_err(|error| (Stage::User, error))?;
-    let env = shared.environment.of(record, key, user.as_ref().map(|(user, _)| user), env);
-    let cwd = cwd.clone().unwrap_or_else(|| PathBuf::from("/"));
+    let process = record.job().process().ok_or_else(no_process)?;
+    let identity = identity(process).map_err(|error| (Stage::User, error))?;
+    let files = |error| (Stage::Directory, error);
+    let place = match (record.job(), &identity.switch) {
+        // The runner's directory is closed to others than the daemon's user.
+        (Job::Script(script), Some(user)) if user.uid != nix::unistd::geteuid().as_raw() => {
+            let script = [(script::NAME, script.source.as_bytes())];
+            Some(shared.handover.make(key, user, &script).map_err(files)?)
+        }
+        (Job::Script(script), Some(_) | None) => {
+            script::write(runner_dir, &script.source).map_err(files)?;
+            None
+        }
+        (Job::Command(_) | Job::Http(_) | Job::Handler(_), _) => None,
+    };
+    let argv = argv(record.job(), place.as_ref().map_or(runner_dir, Place::path))?;
+    let env = shared.environment.of(record, key, identity.user.as_ref(), variables, &process.env);
+    let cwd = process.cwd.clone().unwrap_or_else(|| PathBuf::from("/"));
     let mut launch = Launch::new(dir, argv, env, cwd);
-    launch.stdin = stdin.as_ref().map(|text| text.as_bytes().to_vec());
-    // Who is that user already need not and, unless root, may not switch.
-    launch.user = user.map(|(_, user)| user).filter(|user| user.uid != nix::unistd::geteuid().as_raw());
+    launch.stdin = process.stdin.as_ref().map(|text| text.as_bytes().to_vec());
+    launch.user = identity.switch;
+    // Checked when the job was submitted.
+    if let Some(umask) = process.umask.as_deref().and_then(|text| u32::from_str_radix(text, 8).ok()) {
+        launch.umask = umask;
+    }
+    launch.nice = process.nice;
+    launch.rlimits = process.rlimits.iter().map(rlimit).collect();
+    launch.limits = tree_limits(process.limits);
     launch.segment_bytes = shared.segment_bytes;
     launch.max_log_bytes = shared.max_log_bytes;
-    Ok(launch)
+    Ok((launch, place))
 }
 
-/// The program and its arguments.
-fn argv(job: &Job, runner_dir: &Path) -> Result<Vec<OsString>, (Stage, io::Error)> {
+/// The program and its arguments; a script is in `dir`.
+fn argv(job: &Job, dir: &Path) -> Result<Vec<OsString>, (Stage, io::Error)> {
     match job {
         Job::Command(command) => Ok(command.argv.iter().map(OsString::from).collect()),
         Job::Script(Script { source, args, process: _ }) => {
-            let path = script::write(runner_dir, source).map_err(|error| (Stage::Directory, error))?;
-            Ok(script::argv(source, &path, args))
+            Ok(script::argv(source, &dir.join(script::NAME), args))
         }
         Job::Http(_) | Job::Handler(_) => Err(no_process()),
     }
@@ -289,16 +279,64 @@ fn no_process() -> (Stage, io::Error) {
     (Stage::Exec, io::ErrorKind::Unsupported.into())
 }
 
+fn rlimit((resource, limit): (&job::Resource, &Rlimit)) -> RLimit {
+    let resource = match resource {
+        job::Resource::As => Resource::AddressSpace,
+        job::Resource::Core => Resource::Core,
+        job::Resource::Cpu => Resource::Cpu,
+        job::Resource::Data => Resource::Data,
+        job::Resource::Fsize => Resource::FileSize,
+        job::Resource::Memlock => Resource::LockedMemory,
+        job::Resource::Nofile => Resource::OpenFiles,
+        job::Resource::Nproc => Resource::Processes,
+        job::Resource::Stack => Resource::Stack,
+    };
+    RLimit { resource, soft: limit.soft.get(), hard: limit.hard.get() }
+}
+
+fn tree_limits(limits: Limits) -> TreeLimits {
+    let Limits { memory, cpu, pids } = limits;
+    TreeLimits { memory, cpu: cpu.map(|processors| (processors * PERIOD_US).round() as u64), pids }
+}
+
 fn prepare_dir(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     // The directory above may have been tidied away under the daemon.
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-fn find_user(name: &str) -> io::Result<(nix::unistd::User, User)> {
-    let user = nix::unistd::User::from_name(name)?.ok_or(nix::errno::Errno::ENOENT)?;
-    let c_name = CString::new(name).map_err(|_| nix::errno::Errno::EINVAL)?;
-    let groups = nix::unistd::getgrouplist(&c_name, user.gid)?.into_iter().map(|gid| gid.as_raw()).collect();
-    let ids = User { uid: user.uid.as_raw(), gid: user.gid.as_raw(), groups };
-    Ok((user, ids))
+/// Who a job runs as.
+struct Identity {
+    /// The user it names.
+    user: Option<nix::unistd::User>,
+    /// Who to become, where the daemon is not that already: then there is nothing to do, nor, unless it is root, any
+    /// right to.
+    switch: Option<User>,
+}
+
+fn identity(process: &Process) -> io::Result<Identity> {
+    let unknown = nix::errno::Errno::ENOENT;
+    let user = match &process.user {
+        Some(name) => Some(nix::unistd::User::from_name(name)?.ok_or(unknown)?),
+        None => None,
+    };
+    let group = match &process.group {
+        Some(name) => Some(nix::unistd::Group::from_name(name)?.ok_or(unknown)?.gid),
+        None => None,
+    };
+    let (own_uid, own_gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    let uid = user.as_ref().map_or(own_uid, |user| user.uid);
+    let gid = group.or(user.as_ref().map(|user| user.gid)).unwrap_or(own_gid);
+    if uid == own_uid && group.is_none_or(|group| group == own_gid) {
+        return Ok(Identity { user, switch: None });
+    }
+    let groups = match &user {
+        Some(user) => {
+            let name = CString::new(user.name.as_str()).map_err(|_| nix::errno::Errno::EINVAL)?;
+            nix::unistd::getgrouplist(&name, gid)?
+        }
+        None => vec![gid],
+    };
+    let groups = groups.into_iter().map(nix::unistd::Gid::as_raw).collect();
+    Ok(Identity { user, switch: Some(User { uid: uid.as_raw(), gid: gid.as_raw(), groups }) })
 }

@@ -1,12 +1,17 @@
 //! One cgroup (v2) as files.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Seek};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::{Oom, TreeLimits};
+
+/// The period over which processor time is measured, in microseconds: the kernel's own default.
+const CPU_PERIOD_US: u64 = 100_000;
 
 /// A cgroup, whether it exists or not.
 #[derive(Debug, Clone)]
@@ -23,6 +28,44 @@ impl Cgroup {
     pub(super) fn create(&self) -> io::Result<File> {
         fs::create_dir(&self.dir)?;
         File::open(&self.dir).inspect_err(|_| drop(fs::remove_dir(&self.dir)))
+    }
+
+    /// Sets the limits of all that will be in it. A controller that is not there shows as `NotFound`.
+    pub(super) fn limit(&self, limits: &TreeLimits) -> io::Result<()> {
+        let TreeLimits { memory, cpu, pids } = *limits;
+        if let Some(bytes) = memory {
+            self.set("memory.max", &bytes.to_string())?;
+            // Else it would swap where it should end. Not there without swap.
+            match self.set("memory.swap.max", "0") {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                set => set?,
+            }
+            // All of it or nothing: half a job is no job.
+            self.set("memory.oom.group", "1")?;
+        }
+        if let Some(quota) = cpu {
+            self.set("cpu.max", &format!("{quota} {CPU_PERIOD_US}"))?;
+        }
+        if let Some(number) = pids {
+            self.set("pids.max", &number.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Writes to a file that is there: the kernel makes them, and nobody else.
+    fn set(&self, file: &str, value: &str) -> io::Result<()> {
+        OpenOptions::new().write(true).open(self.dir.join(file))?.write_all(value.as_bytes())
+    }
+
+    /// What the kernel has killed in it for want of memory, `None` without the memory controller; `limit` is its own.
+    pub(super) fn oom(&self, limit: Option<u64>) -> Option<Oom> {
+        let events = fs::read_to_string(self.dir.join("memory.events")).ok()?;
+        let count = |name: &str| {
+            let line = events.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0)
+        };
+        let kills = count("oom_kill");
+        (kills > 0).then(|| Oom { kills, limit: limit.filter(|_| count("oom") > 0) })
     }
 
     /// Moves the calling process into it.

@@ -43,7 +43,10 @@ impl Tier {
     /// again.
     pub fn remove(&self) -> io::Result<()> {
         match self {
-            Self::Cgroup { base } => Cgroup::at(base.clone()).remove(),
+            Self::Cgroup { base } => {
+                Cgroup::at(base.clone()).remove()?;
+                super::controllers::move_back(base)
+            }
             Self::Subreaper => Ok(()),
         }
     }

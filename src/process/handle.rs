@@ -8,7 +8,7 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
 use super::protocol::{self, FromShim, Inbox, ShimEnd, ToShim};
-use super::{Ending, ExitReport, Stage};
+use super::{Ending, ExitReport, StartFailure};
 
 /// What a shim tells. Times are microseconds since the epoch, by the wall clock.
 ///
@@ -24,12 +24,7 @@ pub enum ShimEvent {
         start_time: u64,
     },
     /// The job did not start; nothing of it lives. Held until [`Shim::ack`].
-    StartFailed {
-        /// What was being done.
-        stage: Stage,
-        /// Why it failed.
-        errno: i32,
-    },
+    StartFailed(StartFailure),
     /// A signal was sent to the job's process group.
     Signalled {
         /// Which.
@@ -124,7 +119,7 @@ impl Shim {
                     tracing::error!(attempt = %format_args!("{:032x}", self.attempt), "a second ready")
                 }
                 FromShim::Started { pid, start_time } => return ShimEvent::Started { pid, start_time },
-                FromShim::StartFailed { stage, errno } => return ShimEvent::StartFailed { stage, errno },
+                FromShim::StartFailed(failure) => return ShimEvent::StartFailed(failure),
                 FromShim::Signalled { signal, at } => return ShimEvent::Signalled { signal, at },
                 FromShim::Killing { at } => return ShimEvent::Killing { at },
                 FromShim::KillPending { pids } => return ShimEvent::KillPending { pids },

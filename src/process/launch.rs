@@ -31,6 +31,8 @@ pub struct Launch {
     pub nice: Option<i32>,
     /// Limits set on the job, not on its shim.
     pub rlimits: Vec<RLimit>,
+    /// Limits of the whole tree.
+    pub limits: TreeLimits,
     /// A log segment is closed once it exceeds this many bytes. See [`Launch::SEGMENT_BYTES`].
     pub segment_bytes: u64,
     /// Above this many bytes of log the oldest segment is dropped. See [`Launch::MAX_LOG_BYTES`].
@@ -55,6 +57,7 @@ impl Launch {
             umask: 0o022,
             nice: None,
             rlimits: Vec::new(),
+            limits: TreeLimits::default(),
             segment_bytes: Self::SEGMENT_BYTES,
             max_log_bytes: Self::MAX_LOG_BYTES,
         }
@@ -97,6 +100,17 @@ pub struct RLimit {
     pub hard: u64,
 }
 
+/// Limits of a tree, kept by its cgroup: where there is none, or not the controller, the start fails.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeLimits {
+    /// Bytes of memory, page cache included. It has no swap then, and when it needs more, all of it is killed.
+    pub memory: Option<u64>,
+    /// Processor time in microseconds for each 100 ms: 100,000 is one processor.
+    pub cpu: Option<u64>,
+    /// Processes and threads at once.
+    pub pids: Option<u64>,
+}
+
 /// The resources that a job may be limited in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -131,6 +145,8 @@ pub enum Stage {
     Stdio,
     /// Making or joining the attempt's cgroup.
     Cgroup,
+    /// Setting the limits of the whole tree.
+    Limits,
     /// Creating the process.
     Fork,
     /// Changing groups, gid, uid, or making that irreversible.
@@ -144,18 +160,38 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// The name used in records: `directory`, `stdio`, `cgroup`, `fork`, `user`, `rlimit`, `cwd`, `exec`.
+    /// The name used in records: `directory`, `stdio`, `cgroup`, `limits`, `fork`, `user`, `rlimit`, `cwd`, `exec`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Directory => "directory",
             Self::Stdio => "stdio",
             Self::Cgroup => "cgroup",
+            Self::Limits => "limits",
             Self::Fork => "fork",
             Self::User => "user",
             Self::Rlimit => "rlimit",
             Self::Cwd => "cwd",
             Self::Exec => "exec",
         }
+    }
+}
+
+/// Why a job did not start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartFailure {
+    /// What was being done.
+    pub stage: Stage,
+    /// Why it failed.
+    pub errno: i32,
+    /// What the error number does not say, as half a sentence for people: what it is that was not found.
+    #[serde(default)]
+    pub detail: Option<String>,
+}
+
+impl StartFailure {
+    /// A failure that the error number says all about.
+    pub fn new(stage: Stage, errno: i32) -> Self {
+        Self { stage, errno, detail: None }
     }
 }
 
@@ -176,6 +212,13 @@ pub struct ExitReport {
     pub ending: Ending,
     /// When it ended, microseconds since the epoch, by the wall clock.
     pub at: u64,
+    /// The shim had sent a signal to the job, or was killing it, when the main process ended. Otherwise a signal that
+    /// ended it was somebody else's.
+    #[serde(default)]
+    pub asked: bool,
+    /// The kernel killed of the tree for want of memory.
+    #[serde(default)]
+    pub oom: Option<Oom>,
     /// Processes of the tree, other than the main one, that had to be killed. A lower bound: one that its own
     /// parent reaped in time is not seen.
     pub killed_processes: u32,
@@ -192,6 +235,15 @@ pub struct ExitReport {
     pub user_time_us: u64,
     /// Processor time of the tree in the kernel, microseconds.
     pub system_time_us: u64,
+}
+
+/// That the kernel killed for want of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Oom {
+    /// How many processes of the tree.
+    pub kills: u64,
+    /// The tree's own limit, in bytes, if that was reached; otherwise a group above, or the machine, had no more.
+    pub limit: Option<u64>,
 }
 
 /// A path as the bytes it is: serde's own form refuses names that are not UTF-8.

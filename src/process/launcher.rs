@@ -18,7 +18,7 @@ use super::containment::Tier;
 use super::handle::ending;
 use super::keeper;
 use super::protocol::{self, FromShim, KeeperReport, ShimEnd};
-use super::{Ending, Launch, Shim, Stage};
+use super::{Ending, Launch, Shim, Stage, StartFailure};
 
 /// What the keeper is given besides its standard streams.
 #[derive(Debug)]
@@ -224,7 +224,7 @@ impl Launcher {
         }
         match shim.receive().await {
             Some(FromShim::Ready) => return Ok(shim),
-            Some(FromShim::StartFailed { stage, errno }) => {
+            Some(FromShim::StartFailed(StartFailure { stage, errno, detail: _ })) => {
                 return Err(LaunchError::Prepare { stage, errno });
             }
             Some(other) => tracing::error!(?other, "a shim said something before ready"),

@@ -17,12 +17,14 @@
 
 mod cgroup;
 pub mod containment;
+mod controllers;
 mod handle;
 mod inherited;
 mod keeper;
 mod launch;
 mod launcher;
 pub mod log;
+mod permits;
 mod protocol;
 pub mod reap;
 pub mod recovery;
@@ -31,12 +33,14 @@ pub mod spool;
 
 use std::time::Duration;
 
+pub use controllers::{LimitSupport, hand_on};
 pub use handle::{SendError, Shim, ShimControl, ShimEvent};
 pub use inherited::reset_inherited_signals;
-pub use launch::{Ending, ExitReport, Launch, RLimit, Resource, Stage, User};
+pub use launch::{Ending, ExitReport, Launch, Oom, RLimit, Resource, Stage, StartFailure, TreeLimits, User};
 pub use launcher::{
     KeeperEnd, KeeperError, KeeperLink, KeeperSetup, KeeperWatch, LaunchError, Launcher, fork_keeper,
 };
+pub use permits::Permits;
 pub use protocol::FRAME_LIMIT;
 
 /// How long the pipes are still read once the tree is dead. Nobody of the tree can write any more; only a process

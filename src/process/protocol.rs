@@ -5,7 +5,7 @@ use std::io;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{ExitReport, Stage};
+use super::{ExitReport, StartFailure};
 
 /// The longest frame, in bytes: arguments and environment may be 2 MiB, standard input 1 MiB, and a factor of
 /// two for what these bounds may grow to.
@@ -27,7 +27,7 @@ pub(super) enum ToShim {
 pub(super) enum FromShim {
     Ready,
     Started { pid: i32, start_time: u64 },
-    StartFailed { stage: Stage, errno: i32 },
+    StartFailed(StartFailure),
     Signalled { signal: i32, at: u64 },
     Killing { at: u64 },
     KillPending { pids: Vec<i32> },
@@ -125,6 +125,7 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::Stage;
 
     #[test]
     fn frames_survive_any_cut() {
@@ -132,7 +133,7 @@ mod tests {
             FromShim::Ready,
             FromShim::Started { pid: 7, start_time: u64::MAX },
             FromShim::KillPending { pids: vec![1, -1, i32::MAX] },
-            FromShim::StartFailed { stage: Stage::Exec, errno: 2 },
+            FromShim::StartFailed(StartFailure::new(Stage::Exec, 2)),
         ];
         let bytes: Vec<u8> = messages.iter().flat_map(|message| frame(message).unwrap()).collect();
         for piece in 1..=bytes.len() {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ExitReport, Stage};
+use super::{ExitReport, StartFailure};
 
 const NAME: &str = "exit";
 const UNFINISHED: &str = "exit.tmp";
@@ -25,12 +25,7 @@ pub enum Spooled {
         lifeline: bool,
     },
     /// It did not start, and the daemon was gone before it had said that this is committed.
-    StartFailed {
-        /// What was being done.
-        stage: Stage,
-        /// Why it failed.
-        errno: i32,
-    },
+    StartFailed(StartFailure),
 }
 
 /// What is known of an attempt from its directory. Certain only while the children lock is held: before, its

@@ -26,6 +26,8 @@ pub struct Log {
 pub struct Tally {
     /// Runners that closed.
     pub closed: u64,
+    /// Bytes that are kept of their output.
+    pub log_bytes: u64,
     /// Messages to be sent.
     pub messages: u64,
 }
@@ -84,6 +86,7 @@ impl Log {
         if told != Tally::default() {
             self.tally.send_modify(|tally| {
                 tally.closed += told.closed;
+                tally.log_bytes += told.log_bytes;
                 tally.messages += told.messages;
             });
         }
@@ -159,9 +162,10 @@ fn insert_event(transaction: &Transaction<'_>, event: &Event) -> rusqlite::Resul
 fn queue_messages(transaction: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<Tally> {
     let is_close = |event: &&Event| matches!(event.kind, EventKind::Closed(_));
     let closed: HashSet<RunnerId> = batch.events.iter().filter(is_close).map(|event| event.runner).collect();
-    let mut told = Tally { closed: closed.len() as u64, messages: 0 };
-    for record in &batch.records {
-        if record.spec.on_close.is_some() && closed.contains(&record.id) {
+    let mut told = Tally { closed: closed.len() as u64, ..Tally::default() };
+    for record in batch.records.iter().filter(|record| closed.contains(&record.id)) {
+        told.log_bytes += log_bytes(record);
+        if record.spec.on_close.is_some() {
             kept::queue_message(transaction, record)?;
             told.messages += 1;
         }

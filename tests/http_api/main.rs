@@ -5,6 +5,7 @@
 
 mod access;
 mod client;
+mod context;
 mod events;
 mod explain;
 mod garbage;

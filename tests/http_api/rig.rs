@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use runward::{
     http::{self, Api, Config, Containment, Info, Listener, access::Access},
     job::{AttemptKey, Drain, Exit, Job, Record, RunnerId, SharedContext, State},
+    secrets::Vault,
     store::{self, Lookup, Readers},
     supervisor::{
         Actor, Archive, Parts, REPORTS, Stage, Supervisor, Urgent, attempt_dir,
@@ -189,6 +190,7 @@ impl Rig {
                 hosts: vec!["build.example".into()],
                 uid: nix::unistd::geteuid().as_raw(),
             },
+            vault: Arc::new(Vault::open(dir.path(), None).expect("a key")),
             config: Config::default(),
             info: info(decided),
         };

@@ -275,7 +275,12 @@ fn the_daemon_tells_of_itself() {
     rig.until_stage(|stage| *stage == Stage::Ready);
     let info = rig.get("/v1/info").json();
     assert_eq!((&info["version"], &info["status"]), (&json!("1.2.3"), &json!("ready")));
-    assert_eq!(info["containment"], json!({"tier": "none", "detail": "a test"}));
+    let containment = &info["containment"];
+    assert_eq!((&containment["tier"], &containment["detail"]), (&json!("none"), &json!("a test")));
+    assert_eq!(containment["limits"], json!([]));
+    for name in ["memory", "cpu", "pids"] {
+        assert!(containment["limits_missing"][name].is_string(), "{containment}");
+    }
     assert_eq!(info["limits"]["max_body"], 1 << 20);
     assert_eq!(info["counts"], json!({"queued": 0, "active": 0}));
 }

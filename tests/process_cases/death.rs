@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use runward::process::containment::{Tier, sweep_leftovers};
 use runward::process::recovery::sweep_marked;
 use runward::process::spool::{Found, Spooled, find};
-use runward::process::{Ending, ShimEvent, Stage};
+use runward::process::{Ending, ShimEvent, Stage, StartFailure};
 
 use crate::world::{World, children_of, event, eventually, exit_of, marked, program, stat, take_lock};
 
@@ -193,7 +193,7 @@ pub(crate) async fn daemon_killed_after_failed_start(world: &World) {
     daemon.kill();
     daemon.wait_for_lock();
     let found = find(&daemon.attempt_dir(0)).expect("look");
-    assert_eq!(found, Found::Ended(Spooled::StartFailed { stage: Stage::Exec, errno: ENOENT }));
+    assert_eq!(found, Found::Ended(Spooled::StartFailed(StartFailure::new(Stage::Exec, ENOENT))));
 }
 
 pub(crate) async fn dropping_the_shim_kills(world: &World) {

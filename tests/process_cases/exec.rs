@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use nix::libc::{E2BIG, EACCES, EEXIST, ENOENT, ENOEXEC, EPERM, SIGXCPU};
-use runward::process::{Ending, LaunchError, RLimit, Resource, ShimEvent, Stage, User};
+use nix::libc::{E2BIG, EACCES, EEXIST, ENOENT, ENOEXEC, EOPNOTSUPP, EPERM, SIGKILL, SIGTERM, SIGXCPU};
+use runward::process::containment::Tier;
+use runward::process::{
+    Ending, LaunchError, RLimit, Resource, ShimEvent, Stage, StartFailure, TreeLimits, User,
+};
 use rustix::process::{Pid, Rlimit, getrlimit, prlimit};
 
-use crate::world::{World, children_of, event, eventually, output, text};
+use crate::world::{World, children_of, event, eventually, finish, output, text};
 
 pub(crate) async fn case_08_inherited_dispositions(world: &World) {
     let job = world.job(&["cat", "/proc/self/status"]);
@@ -89,7 +92,7 @@ async fn attempt_true(world: &World) -> Result<(), LaunchError> {
     loop {
         match event(&mut shim).await {
             ShimEvent::Exited(report) => assert_eq!(report.ending, Ending::Code(0)),
-            ShimEvent::StartFailed { stage, errno } => {
+            ShimEvent::StartFailed(StartFailure { stage, errno, detail: _ }) => {
                 shim.ack().await.expect("ack");
                 event(&mut shim).await;
                 return Err(LaunchError::Prepare { stage, errno });
@@ -122,14 +125,19 @@ pub(crate) async fn case_11_no_more_processes(world: &World) {
 
 /// How a start fails; whatever is said is acknowledged.
 async fn failure(world: &World, job: &(u128, runward::process::Launch)) -> (Stage, i32) {
+    let failure = whole_failure(world, job).await;
+    (failure.stage, failure.errno)
+}
+
+async fn whole_failure(world: &World, job: &(u128, runward::process::Launch)) -> StartFailure {
     let mut shim = world.launcher().launch(job.0, &job.1).await.expect("launch");
     shim.go().await.expect("go");
-    let ShimEvent::StartFailed { stage, errno } = event(&mut shim).await else {
+    let ShimEvent::StartFailed(failure) = event(&mut shim).await else {
         panic!("it started: {:?}", job.1.argv)
     };
     shim.ack().await.expect("ack");
     assert_eq!(event(&mut shim).await, ShimEvent::Gone { status: Some(Ending::Code(0)) });
-    (stage, errno)
+    failure
 }
 
 pub(crate) async fn case_17_exec_errors(world: &World) {
@@ -152,6 +160,21 @@ pub(crate) async fn case_17_exec_errors(world: &World) {
     ] {
         assert_eq!(failure(world, &world.job(&argv)).await, (Stage::Exec, errno), "{argv:?}");
     }
+    // The same number, and what it is that is missing.
+    let loader = fs::read(std::env::current_exe().expect("own path")).expect("read");
+    let at = loader.windows(4).position(|four| four == b"/ld-" || four == b"ld-l").expect("a loader's name");
+    let no_loader = world.dir.path().join("no-loader");
+    fs::write(&no_loader, [&loader[..at], b"/xx-", &loader[at + 4..]].concat()).expect("write");
+    fs::set_permissions(&no_loader, fs::Permissions::from_mode(0o755)).expect("chmod");
+    for (program, missing) in [
+        (no_interpreter.as_str(), "its interpreter /does/not/exist is not"),
+        (no_loader.to_str().expect("a path"), "the loader that it was built for is not"),
+    ] {
+        let StartFailure { stage, errno, detail } = whole_failure(world, &world.job(&[program])).await;
+        let expected = format!("{program} is there, but {missing}");
+        assert_eq!((stage, errno, detail), (Stage::Exec, ENOENT, Some(expected)));
+    }
+    assert_eq!(whole_failure(world, &world.job(&["/does/not/exist"])).await.detail, None);
     let mut job = world.job(&["true"]);
     job.1.cwd = "/does/not/exist".into();
     assert_eq!(failure(world, &job).await, (Stage::Cwd, ENOENT));
@@ -260,4 +283,41 @@ pub(crate) async fn limits_are_the_jobs(world: &World) {
     let seen =
         String::from_utf8(output(&job.1.dir, Some(runward::process::log::Stream::Stdout))).expect("text");
     assert_eq!(seen, "17\n0\n0077\n5\n/tmp\n");
+}
+
+pub(crate) async fn case_14_who_killed_it(world: &World) {
+    let report = world.run(&world.script("kill -9 $$")).await;
+    assert_eq!((report.ending, report.asked, report.oom), (Ending::Signal(SIGKILL), false, None));
+    // What is left when the main process ends is killed by us, which does not make its own end ours.
+    let report = world.run(&world.script("(setsid sleep 600 &); kill -9 $$")).await;
+    assert_eq!((report.ending, report.asked), (Ending::Signal(SIGKILL), false));
+
+    let (mut shim, _pid) = world.start(&world.job(&["sleep", "600"])).await;
+    shim.kill().await.expect("kill");
+    let report = finish(&mut shim).await;
+    assert_eq!((report.ending, report.asked), (Ending::Signal(SIGKILL), true));
+    let (mut shim, _pid) = world.start(&world.job(&["sleep", "600"])).await;
+    shim.signal(SIGTERM).await.expect("signal");
+    assert!(finish(&mut shim).await.asked);
+}
+
+/// The world hands no controllers on, so these never hold here: nothing starts without them.
+pub(crate) async fn limits_of_a_tree_hold_or_it_does_not_start(world: &World) {
+    let none = TreeLimits::default();
+    for limits in [
+        TreeLimits { memory: Some(64 << 20), ..none },
+        TreeLimits { cpu: Some(50_000), ..none },
+        TreeLimits { pids: Some(10), ..none },
+    ] {
+        let (attempt, mut spec) = world.script("echo ran");
+        spec.limits = limits;
+        let refused = world.launcher().launch(attempt, &spec).await.expect_err("refused");
+        let errno = match &world.tier {
+            Tier::Cgroup { .. } => ENOENT,
+            Tier::Subreaper => EOPNOTSUPP,
+        };
+        let LaunchError::Prepare { stage, errno: said } = refused else { panic!("{refused:?}") };
+        assert_eq!((stage, said), (Stage::Limits, errno), "{limits:?}");
+        assert!(!spec.dir.exists(), "it never went");
+    }
 }

@@ -185,7 +185,7 @@ pub(crate) async fn exit_of(shim: &mut Shim) -> ExitReport {
         match event(shim).await {
             ShimEvent::Exited(report) => return report,
             ShimEvent::Gone { status } => panic!("gone without a report: {status:?}"),
-            ShimEvent::StartFailed { stage, errno } => panic!("not started: {stage:?} {errno}"),
+            ShimEvent::StartFailed(failure) => panic!("not started: {failure:?}"),
             _ => {}
         }
     }

@@ -27,7 +27,7 @@ pub(crate) enum EventKind {
     /// Accepted and queued.
     Submitted {
         /// What to do.
-        job: Job,
+        job: Box<Job>,
         /// Its name.
         name: Option<String>,
         /// The queue it waits in.
@@ -139,7 +139,7 @@ impl From<&job::EventKind> for EventKind {
     fn from(kind: &job::EventKind) -> Self {
         match kind {
             job::EventKind::Submitted { spec } => Self::Submitted {
-                job: Job::from(&spec.job),
+                job: Box::new(Job::from(&spec.job)),
                 name: spec.name.clone(),
                 queue: spec.queue.clone(),
             },

@@ -1,8 +1,10 @@
 //! The API's own vocabulary. Stored types are another: they are converted here and nowhere else.
 
 mod batch;
+mod context;
 mod event;
 mod event_loop;
+mod limits;
 mod explain;
 mod queue;
 mod runner;
@@ -11,6 +13,7 @@ mod submission;
 pub(super) use batch::{
     Batch, CancelFilter, CancelledItem, CancelledMany, Made, Submitted, SubmittedItem,
 };
+pub(super) use context::{Context, SetVariable, Unset, Variable};
 pub(super) use event::{Event, EventPage};
 pub(super) use event_loop::EventLoop;
 pub(super) use explain::Explained;

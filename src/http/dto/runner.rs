@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::limits::{self, Limits, Rlimit, Rlimits};
 use crate::http::duration;
 use crate::job;
 
@@ -180,9 +181,28 @@ pub(super) struct Process {
     /// The user it runs as; the daemon's where it is not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<String>,
+    /// The group it runs as; its user's where it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
+    /// Its file mode creation mask, octal; `0022` where it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    umask: Option<String>,
+    /// Its nice value; the daemon's where it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nice: Option<i32>,
+    /// Limits of each of its processes.
+    #[serde(skip_serializing_if = "Rlimits::is_empty")]
+    #[schema(value_type = BTreeMap<String, Rlimit>)]
+    rlimits: Rlimits,
+    /// Limits of all of it together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<Limits>,
     /// The signal that asks it to stop; `TERM` where it is not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     stop_signal: Option<String>,
+    /// The exit codes that count as success; 0 where none is given.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    success_exit_codes: Vec<i32>,
 }
 
 /// One execution of a job.
@@ -241,7 +261,7 @@ pub(crate) enum Exit {
 /// Why an attempt failed.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Failure {
-    /// A stable word, such as `start_failed`.
+    /// A stable word: `start_failed`, `oom`, `killed_by_other`, `shim_lost`, `daemon_lost`, …
     kind: String,
     /// A sentence for people.
     message: String,
@@ -444,10 +464,34 @@ impl From<&job::Http> for Http {
 
 impl From<&job::Process> for Process {
     fn from(process: &job::Process) -> Self {
-        let job::Process { env, cwd, stdin, user, stop_signal } = process.clone();
+        let job::Process {
+            env,
+            cwd,
+            stdin,
+            user,
+            group,
+            umask,
+            nice,
+            rlimits,
+            limits: whole,
+            stop_signal,
+            success_exit_codes,
+        } = process.clone();
         // The directory came as text.
         let cwd = cwd.map(|cwd| cwd.to_string_lossy().into_owned());
-        Self { env, cwd, stdin, user, stop_signal }
+        Self {
+            env,
+            cwd,
+            stdin,
+            user,
+            group,
+            umask,
+            nice,
+            rlimits: limits::rlimits(&rlimits),
+            limits: limits::limits(whole),
+            stop_signal,
+            success_exit_codes,
+        }
     }
 }
 

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use utoipa::ToSchema;
 
+use super::limits::{LimitsForm, RlimitForm};
+
 /// A job to run, and how.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what is read by hand")]
@@ -189,7 +191,7 @@ enum CommandToRun {
     /// The program and its arguments.
     Short(Vec<String>),
     /// The same and more.
-    Long(CommandForm),
+    Long(Box<CommandForm>),
 }
 
 /// A program, executed without a shell.
@@ -208,9 +210,25 @@ struct CommandForm {
     stdin: Option<String>,
     /// The user to run as; only where the daemon runs as root.
     user: Option<String>,
+    /// The group to run as, the user's own by default; only where the daemon runs as root.
+    group: Option<String>,
+    /// The file mode creation mask: a text of octal digits.
+    #[schema(default = "0022", pattern = "^0?[0-7]{1,3}$")]
+    umask: Option<String>,
+    /// The nice value; the default is the daemon's. Lower ones only where the daemon may.
+    #[schema(minimum = -20, maximum = 19)]
+    nice: Option<i32>,
+    /// Limits of each of its processes, by name: `as`, `core`, `cpu`, `data`, `fsize`, `memlock`, `nofile`, `nproc`,
+    /// `stack`. Higher than the daemon's own only where it may.
+    rlimits: Option<BTreeMap<String, RlimitForm>>,
+    /// Limits of all of it together.
+    limits: Option<LimitsForm>,
     /// The signal that asks it to stop.
     #[schema(default = "TERM")]
     stop_signal: Option<String>,
+    /// The exit codes that count as success.
+    #[schema(default = json!([0]), min_items = 1)]
+    success_exit_codes: Option<Vec<u8>>,
 }
 
 /// The script, alone or with all that can be said of it.
@@ -221,7 +239,7 @@ enum ScriptToRun {
     /// The script itself.
     Short(String),
     /// The same and more.
-    Long(ScriptForm),
+    Long(Box<ScriptForm>),
 }
 
 /// A script. Its `#!` line chooses the interpreter; without one it is `/bin/sh`.
@@ -241,9 +259,25 @@ struct ScriptForm {
     stdin: Option<String>,
     /// The user to run as; only where the daemon runs as root.
     user: Option<String>,
+    /// The group to run as, the user's own by default; only where the daemon runs as root.
+    group: Option<String>,
+    /// The file mode creation mask: a text of octal digits.
+    #[schema(default = "0022", pattern = "^0?[0-7]{1,3}$")]
+    umask: Option<String>,
+    /// The nice value; the default is the daemon's. Lower ones only where the daemon may.
+    #[schema(minimum = -20, maximum = 19)]
+    nice: Option<i32>,
+    /// Limits of each of its processes, by name: `as`, `core`, `cpu`, `data`, `fsize`, `memlock`, `nofile`, `nproc`,
+    /// `stack`. Higher than the daemon's own only where it may.
+    rlimits: Option<BTreeMap<String, RlimitForm>>,
+    /// Limits of all of it together.
+    limits: Option<LimitsForm>,
     /// The signal that asks it to stop.
     #[schema(default = "TERM")]
     stop_signal: Option<String>,
+    /// The exit codes that count as success.
+    #[schema(default = json!([0]), min_items = 1)]
+    success_exit_codes: Option<Vec<u8>>,
 }
 
 #[cfg(test)]

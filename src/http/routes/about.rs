@@ -1,6 +1,6 @@
 //! What the daemon tells of itself.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use axum::{
     extract::State,
@@ -106,6 +106,10 @@ struct Containment {
     tier: String,
     /// What it is made of, or why it is not a better one.
     detail: String,
+    /// The `limits` of a job that can be had: `memory`, `cpu`, `pids`.
+    limits: Vec<&'static str>,
+    /// For each that can't, why not and what it takes.
+    limits_missing: BTreeMap<&'static str, String>,
 }
 
 /// How many runners are where.
@@ -156,6 +160,7 @@ pub(super) async fn info(State(shared): State<Shared>, uri: Uri) -> Result<Respo
         Stage::Recovering | Stage::Ready | Stage::Draining { deadline: _ } | Stage::Ended => None,
     };
     let (info, config) = (&shared.api.info, &shared.api.config);
+    let limits = config.permits.limits.each();
     let about = About {
         version: info.version.clone(),
         status,
@@ -167,6 +172,8 @@ pub(super) async fn info(State(shared): State<Shared>, uri: Uri) -> Result<Respo
         containment: Containment {
             tier: info.containment.tier.clone(),
             detail: info.containment.detail.clone(),
+            limits: limits.iter().filter(|(_, is)| is.is_ok()).map(|(name, _)| *name).collect(),
+            limits_missing: limits.iter().filter_map(|(name, is)| Some((*name, is.as_ref().err()?.clone()))).collect(),
         },
         counts: Counts { queued: counts.queued, active: counts.active },
         limits: Limits {

@@ -1,6 +1,6 @@
 //! Submitting many jobs at once.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     body::Body,
@@ -60,7 +60,7 @@ pub(super) async fn submit(
     };
     let mut specs: Vec<_> =
         list.into_iter().map(|body| submission::spec(body, &shared.api.config)).collect();
-    check_users(&shared, &mut specs).await?;
+    check_identities(&shared, &mut specs).await?;
     let (items, submissions) = sort(specs, keys);
     let sent: Vec<_> = submissions.iter().map(|submission| submission.key.clone()).collect();
     let mut answers = shared.api.supervisor.submit_batch(submissions).await;
@@ -132,31 +132,23 @@ fn read_list(value: Value) -> Result<Vec<Value>, Problem> {
     }
 }
 
-/// Looks up each user once, off the async workers.
-async fn check_users(shared: &Shared, specs: &mut [Result<Arc<Spec>, Problem>]) -> Result<(), Problem> {
-    let mut users: BTreeMap<(String, &'static str), Vec<usize>> = BTreeMap::new();
-    for (place, spec) in specs.iter().enumerate() {
-        if let Ok(spec) = spec
-            && let Some((user, path)) = submission::user(spec)
-        {
-            users.entry((user.to_owned(), path)).or_default().push(place);
-        }
-    }
-    if users.is_empty() {
+/// Looks up users and groups, all at once off the async workers.
+async fn check_identities(shared: &Shared, specs: &mut [Result<Arc<Spec>, Problem>]) -> Result<(), Problem> {
+    let named: Vec<(usize, Arc<Spec>)> = (specs.iter().enumerate())
+        .filter_map(|(place, spec)| Some((place, Arc::clone(spec.as_ref().ok()?))))
+        .filter(|(_, spec)| submission::names_identity(&spec.job))
+        .collect();
+    if named.is_empty() {
         return Ok(());
     }
     let daemon = nix::unistd::Uid::from_raw(shared.api.access.uid);
     let look_up = move || {
-        let check = |((user, path), places): ((String, &'static str), Vec<usize>)| {
-            places
-                .into_iter()
-                .map(|place| (place, submission::check_user(&user, path, daemon).err()))
-                .collect::<Vec<_>>()
-        };
-        users.into_iter().flat_map(check).collect::<Vec<_>>()
+        let check =
+            |(place, spec): (usize, Arc<Spec>)| (place, submission::check_identity(&spec.job, daemon).err());
+        named.into_iter().map(check).collect::<Vec<_>>()
     };
     let checked = tokio::task::spawn_blocking(look_up).await;
-    let checked = checked.map_err(|_| invalid("runners", "of users of this machine"))?;
+    let checked = checked.map_err(|_| invalid("runners", "of users and groups of this machine"))?;
     for (place, problem) in checked {
         if let Some(problem) = problem {
             specs[place] = Err(problem);

@@ -3,6 +3,7 @@
 mod about;
 mod batch;
 mod cancel_many;
+mod context;
 mod events;
 mod explain;
 mod get_loop;
@@ -50,6 +51,8 @@ pub(super) fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(logs::logs))
         .routes(routes!(events::of_runner))
         .routes(routes!(events::all))
+        .routes(routes!(context::list))
+        .routes(routes!(context::get, context::set, context::unset))
         .routes(routes!(about::info))
         .routes(routes!(about::livez))
         .routes(routes!(about::readyz))

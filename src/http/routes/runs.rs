@@ -12,7 +12,7 @@ use axum::{
 use super::{
     From, Id, json, read_json,
     runners::record,
-    submit::{check_user, wait, within},
+    submit::{check_identity, wait, within},
 };
 use crate::{
     http::{
@@ -59,7 +59,7 @@ pub(super) async fn add(
     let value = read_json(&shared, &from.0, &headers, body).await?;
     let runner = record(&shared, id.0).await?;
     let spec = submission::run(value, &runner.spec, &shared.api.config)?;
-    check_user(&shared, &spec).await?;
+    check_identity(&shared, &spec).await?;
     let held = match wait {
         None => None,
         Some(_) => Some(from.0.hold().await?),

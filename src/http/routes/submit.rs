@@ -176,16 +176,18 @@ async fn read_spec(
         Format::Shell => shell(&body, query)?,
     };
     let spec = submission::spec(value, config)?;
-    check_user(shared, &spec).await?;
+    check_identity(shared, &spec).await?;
     Ok(spec)
 }
 
-/// Checks that there is the user that a job asks for, and that the daemon may run it so.
-pub(super) async fn check_user(shared: &Shared, spec: &Spec) -> Result<(), Problem> {
-    let Some((user, path)) = submission::user(spec) else { return Ok(()) };
-    let (user, daemon) = (user.to_owned(), nix::unistd::Uid::from_raw(shared.api.access.uid));
-    let checked = tokio::task::spawn_blocking(move || submission::check_user(&user, path, daemon)).await;
-    checked.map_err(|_| fields::invalid(path, "the name of a user of this machine"))?
+/// Checks that there are the user and the group that a job asks for, and that the daemon may run it so.
+pub(super) async fn check_identity(shared: &Shared, spec: &Arc<Spec>) -> Result<(), Problem> {
+    if !submission::names_identity(&spec.job) {
+        return Ok(());
+    }
+    let (spec, daemon) = (Arc::clone(spec), nix::unistd::Uid::from_raw(shared.api.access.uid));
+    let checked = tokio::task::spawn_blocking(move || submission::check_identity(&spec.job, daemon)).await;
+    checked.map_err(|_| fields::invalid("job", "of users and groups of this machine"))?
 }
 
 /// A script with its parameters, as the same submission in JSON.

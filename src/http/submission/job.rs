@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde_json::Value;
 
-use super::{handler_kind, http_kind, missing, unsupported};
+use super::{handler_kind, http_kind, missing, process, unsupported};
 use crate::{
     http::{
         Config,
@@ -27,9 +27,35 @@ const POINTER: usize = 8;
 /// The kinds of job of the contract.
 pub(super) const KINDS: [&str; 5] = ["command", "script", "http", "python", "handler"];
 /// The fields of a command, and of a script.
-pub(in crate::http) const COMMAND: [&str; 6] = ["argv", "env", "cwd", "stdin", "user", "stop_signal"];
-pub(in crate::http) const SCRIPT: [&str; 7] =
-    ["source", "args", "env", "cwd", "stdin", "user", "stop_signal"];
+pub(in crate::http) const COMMAND: [&str; 12] = [
+    "argv",
+    "env",
+    "cwd",
+    "stdin",
+    "user",
+    "group",
+    "umask",
+    "nice",
+    "rlimits",
+    "limits",
+    "stop_signal",
+    "success_exit_codes",
+];
+pub(in crate::http) const SCRIPT: [&str; 13] = [
+    "source",
+    "args",
+    "env",
+    "cwd",
+    "stdin",
+    "user",
+    "group",
+    "umask",
+    "nice",
+    "rlimits",
+    "limits",
+    "stop_signal",
+    "success_exit_codes",
+];
 
 /// Signals that may ask a job to stop. `KILL` and `STOP` are not among them: nothing can clean up after the first,
 /// and nothing ends by the second.
@@ -66,7 +92,7 @@ fn read_command(value: Value) -> Result<Command, Problem> {
             let list = fields
                 .value("argv")
                 .ok_or_else(|| missing(&path, "it must be a non-empty list of strings"))?;
-            Ok(Command { argv: argv(list, &path)?, process: process(&mut fields)? })
+            Ok(Command { argv: argv(list, &path)?, process: read_process(&mut fields)? })
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Err(invalid(
             PATH,
@@ -93,13 +119,19 @@ fn argv(value: Value, path: &str) -> Result<Vec<String>, Problem> {
     }
 }
 
-fn process(fields: &mut Fields) -> Result<Process, Problem> {
+fn read_process(fields: &mut Fields) -> Result<Process, Problem> {
     Ok(Process {
         env: environment(fields)?,
         cwd: cwd(fields)?,
         stdin: fields.text("stdin")?,
         user: fields.text("user")?,
+        group: fields.text("group")?,
+        umask: process::umask(fields)?,
+        nice: process::nice(fields)?,
+        rlimits: process::rlimits(fields)?,
+        limits: process::limits(fields)?,
         stop_signal: stop_signal(fields)?,
+        success_exit_codes: process::success_exit_codes(fields)?,
     })
 }
 
@@ -114,11 +146,7 @@ fn read_script(value: Value) -> Result<Script, Problem> {
                 fields.text("source")?.ok_or_else(|| missing(&path, "it is the script itself, a string"))?;
             let args = fields.texts("args")?.unwrap_or_default();
             arguments(&args, &fields.path("args"))?;
-            let process = process(&mut fields)?;
-            if process.user.is_some() {
-                // The script is a file in the state directory, which no other user can reach into.
-                return Err(unsupported(&fields.path("user"), "a `command` can run as another user"));
-            }
+            let process = read_process(&mut fields)?;
             Ok(Script { source: script_source(source, &path)?, args, process })
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
@@ -218,36 +246,4 @@ pub(super) fn fits(spec: &Spec) -> Result<(), Problem> {
         ));
     }
     Ok(())
-}
-
-/// The user that a job asks for.
-pub(in crate::http) fn user(spec: &Spec) -> Option<(&str, &'static str)> {
-    match &spec.job {
-        Job::Command(command) => command.process.user.as_deref().map(|user| (user, "job.command.user")),
-        Job::Script(script) => script.process.user.as_deref().map(|user| (user, "job.script.user")),
-        Job::Http(_) | Job::Handler(_) => None,
-    }
-}
-
-/// Checks that a daemon of this user may run jobs as that one. Asks the system's user database, which may be on a network:
-/// not for an async worker.
-///
-/// # Errors
-/// A [`Problem`]: there is no such user, or the daemon may not switch.
-pub(in crate::http) fn check_user(name: &str, path: &str, daemon: nix::unistd::Uid) -> Result<(), Problem> {
-    let user = match nix::unistd::User::from_name(name) {
-        Ok(Some(user)) => user,
-        Ok(None) | Err(nix::errno::Errno::EINVAL) => {
-            return Err(invalid(path, &format!("the name of a user of this machine; it knows no {name:?}")));
-        }
-        Err(error) => {
-            let detail =
-                format!("the system's user database can't be read ({error}), so `{path}` can't be checked");
-            return Err(Problem::new(Kind::InvalidField, detail).field(path));
-        }
-    };
-    if daemon.is_root() || user.uid == daemon {
-        return Ok(());
-    }
-    Err(invalid(path, "left out: this daemon does not run as root, so it can't run jobs as another user"))
 }

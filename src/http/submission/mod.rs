@@ -3,6 +3,7 @@
 pub(super) mod handler_kind;
 pub(super) mod http_kind;
 pub(super) mod job;
+pub(super) mod process;
 pub(super) mod on_close;
 pub(super) mod retry;
 mod when;
@@ -19,7 +20,7 @@ use super::{
     problem::{Kind, Problem},
 };
 use crate::job::{Job, OnLost, Spec};
-pub(super) use job::{check_user, user};
+pub(super) use process::{check_identity, names_identity};
 
 /// Names are for people and for lists: long enough for any, short enough for a line.
 const MAX_NAME: usize = 255;
@@ -97,7 +98,9 @@ fn read_job(fields: &mut Fields, config: &Config) -> Result<Job, Problem> {
     let job = fields
         .value("job")
         .ok_or_else(|| missing("job", r#"say what to do, as in {"job": {"command": ["echo", "hi"]}}"#))?;
-    job::read_job(job, config)
+    let job = job::read_job(job, config)?;
+    process::check_permits(&job, &config.permits)?;
+    Ok(job)
 }
 
 fn missing(path: &str, remedy: &str) -> Problem {
@@ -251,9 +254,9 @@ mod tests {
             (json!({"job": {"comand": ["a"]}}), Kind::UnknownField, "job.comand"),
             (json!({"job": {"python": {}}}), Kind::Unsupported, "job.python"),
             (
-                json!({"job": {"script": {"source": "a", "user": "daemon"}}}),
-                Kind::Unsupported,
-                "job.script.user",
+                json!({"job": {"script": {"source": "a", "limits": {"pids": 5}}}}),
+                Kind::Unavailable,
+                "job.script.limits.pids",
             ),
             (json!({"job": {"command": []}}), Kind::InvalidField, "job.command"),
             (json!({"job": {"command": "ls"}}), Kind::InvalidField, "job.command"),
@@ -423,15 +426,5 @@ mod tests {
     fn a_misspelt_field_is_guessed() {
         let (_, _, detail) = fault(json!({"job": {"command": ["true"]}, "tiemout": 1}));
         assert!(detail.contains("did you mean \"timeout\"?"), "{detail}");
-    }
-
-    #[test]
-    fn users_are_checked() {
-        let me = nix::unistd::User::from_uid(nix::unistd::geteuid()).expect("readable").expect("known");
-        let root = nix::unistd::Uid::from_raw(0);
-        assert!(check_user(&me.name, "u", me.uid).is_ok());
-        assert_eq!(check_user("no such user", "u", root).expect_err("unknown").at(), Some("u"));
-        assert!(check_user("root", "u", nix::unistd::Uid::from_raw(12_345)).is_err());
-        assert!(check_user("daemon", "u", root).is_ok());
     }
 }

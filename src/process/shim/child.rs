@@ -1,20 +1,20 @@
 //! The job's own process, from the fork to its exec.
 
-use std::ffi::{CStr, CString, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use nix::errno::Errno;
-use nix::sys::resource::{self, setrlimit};
+use nix::sys::resource::setrlimit;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{self, Gid, Pid, Uid};
 
 use crate::process::cgroup::Cgroup;
 use crate::process::keeper::sys::{self, ExecStrings};
-use crate::process::{Launch, RLimit, Resource, Stage, User};
+use crate::process::{Launch, RLimit, Stage, StartFailure, User};
 
 /// Where programs are searched when the job's environment has no `PATH`: what `getconf PATH` and a login have in
 /// common.
@@ -23,15 +23,15 @@ const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
 /// The exit code of a child that could not become the job. Nobody sees it: the stage and errno come by pipe.
 const NOT_STARTED: i32 = 127;
 
-/// Why a start failed.
-pub(super) type Failure = (Stage, i32);
+/// The longest detail of a failure, in bytes: with it the message is still written to a pipe in one piece.
+const MAX_DETAIL: usize = 1024;
 
-pub(super) fn failed(stage: Stage) -> impl Fn(io::Error) -> Failure {
-    move |error| (stage, error.raw_os_error().unwrap_or(Errno::EIO as i32))
+pub(super) fn failed(stage: Stage) -> impl Fn(io::Error) -> StartFailure {
+    move |error| StartFailure::new(stage, error.raw_os_error().unwrap_or(Errno::EIO as i32))
 }
 
-fn failed_errno(stage: Stage) -> impl Fn(Errno) -> Failure {
-    move |errno| (stage, errno as i32)
+pub(super) fn failed_errno(stage: Stage) -> impl Fn(Errno) -> StartFailure {
+    move |errno| StartFailure::new(stage, errno as i32)
 }
 
 /// The program, its arguments and environment, in the form that exec takes.
@@ -45,10 +45,10 @@ pub(super) struct Program {
 
 impl Program {
     /// `EINVAL` for a NUL byte or no argument at all, which the daemon refuses before.
-    pub(super) fn new(argv: Vec<OsString>, env: Vec<(OsString, OsString)>) -> Result<Self, Failure> {
-        let invalid = (Stage::Exec, Errno::EINVAL as i32);
-        let c_string = |bytes: Vec<u8>| CString::new(bytes).map_err(|_nul| invalid);
-        let name = argv.first().ok_or(invalid)?.as_bytes().to_vec();
+    pub(super) fn new(argv: Vec<OsString>, env: Vec<(OsString, OsString)>) -> Result<Self, StartFailure> {
+        let invalid = || StartFailure::new(Stage::Exec, Errno::EINVAL as i32);
+        let c_string = |bytes: Vec<u8>| CString::new(bytes).map_err(|_nul| invalid());
+        let name = argv.first().ok_or_else(invalid)?.as_bytes().to_vec();
         let path =
             env.iter().find(|(key, _)| key == "PATH").map_or(DEFAULT_PATH, |(_, value)| value.as_bytes());
         let candidates: Vec<_> = if name.contains(&b'/') {
@@ -68,18 +68,34 @@ impl Program {
     /// Tries the candidates in turn, as a shell does: a directory that lacks the program, or may not be searched, is
     /// passed over; one that has it but may not run it is remembered. A file of an unknown format is not given to a
     /// shell.
-    fn exec(&self) -> Failure {
+    fn exec(&self) -> StartFailure {
         let mut worst = Errno::ENOENT;
+        let mut detail = None;
         for candidate in &self.candidates {
             let error = sys::execve(candidate, &self.argv, &self.env);
             match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+                Errno::ENOENT if detail.is_none() && exists(candidate) => detail = Some(interpreter(candidate)),
                 Errno::ENOENT | Errno::ENOTDIR => {}
                 Errno::EACCES if self.candidates.len() == 1 || exists(candidate) => worst = Errno::EACCES,
                 Errno::EACCES => {}
-                other => return (Stage::Exec, other as i32),
+                other => return StartFailure::new(Stage::Exec, other as i32),
             }
         }
-        (Stage::Exec, worst as i32)
+        StartFailure { detail: detail.filter(|_| worst == Errno::ENOENT), ..StartFailure::new(Stage::Exec, worst as i32) }
+    }
+}
+
+/// What a program that is there lacks, when the kernel says that something is not.
+fn interpreter(program: &CStr) -> String {
+    let path = String::from_utf8_lossy(program.to_bytes());
+    let mut start = [0; MAX_DETAIL / 2];
+    let file = File::open(OsStr::from_bytes(program.to_bytes()));
+    let length = file.and_then(|mut file| file.read(&mut start)).unwrap_or(0);
+    let first_line = start[..length].split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let named = first_line.strip_prefix(b"#!").map(|line| String::from_utf8_lossy(line).trim().to_owned());
+    match named.as_deref().and_then(|line| line.split([' ', '\t']).next()) {
+        Some(interpreter) => format!("{path} is there, but its interpreter {interpreter} is not"),
+        None => format!("{path} is there, but the loader that it was built for is not"),
     }
 }
 
@@ -103,12 +119,12 @@ pub(super) struct Plan {
 #[derive(Debug)]
 pub(super) struct Forked {
     pub(super) pid: i32,
-    /// Closes when the program runs; brings a [`Failure`] when it can't.
+    /// Closes when the program runs; brings a [`StartFailure`] when it can't.
     pub(super) verdict: PipeReader,
 }
 
 /// Forks the child. The ends of its pipes are closed here with `plan`.
-pub(super) fn fork(plan: Plan) -> Result<Forked, Failure> {
+pub(super) fn fork(plan: Plan) -> Result<Forked, StartFailure> {
     let (verdict, tell) = io::pipe().map_err(failed(Stage::Fork))?;
     let plain = |join: Option<&Cgroup>| sys::fork(|| become_job(&plan, join, &tell));
     let pid = match &plan.cgroup {
@@ -128,43 +144,29 @@ pub(super) fn fork(plan: Plan) -> Result<Forked, Failure> {
 }
 
 /// Reads the verdict once the pipe is readable; `None`: the program runs (or the child was killed on the way).
-pub(super) fn read_verdict(verdict: &mut PipeReader) -> Option<Failure> {
-    use std::io::Read;
-    let mut bytes = [0; 8];
-    verdict.read_exact(&mut bytes).ok()?;
-    let (stage, errno) = bytes.split_at(4);
-    let stage = *STAGES.get(u32::from_le_bytes(stage.try_into().ok()?) as usize)?;
-    Some((stage, i32::from_le_bytes(errno.try_into().ok()?)))
+pub(super) fn read_verdict(verdict: &mut PipeReader) -> Option<StartFailure> {
+    // It is written in one piece.
+    let mut bytes = [0; 2 * MAX_DETAIL];
+    let length = verdict.read(&mut bytes).ok()?;
+    postcard::from_bytes(&bytes[..length]).ok()
 }
-
-const STAGES: [Stage; 8] = [
-    Stage::Directory,
-    Stage::Stdio,
-    Stage::Cgroup,
-    Stage::Fork,
-    Stage::User,
-    Stage::Rlimit,
-    Stage::Cwd,
-    Stage::Exec,
-];
 
 /// In the child. Returns only when it fails.
 fn become_job(plan: &Plan, join: Option<&Cgroup>, tell: &PipeWriter) -> i32 {
-    let (stage, errno) = match prepare(plan, join) {
+    let mut failure = match prepare(plan, join) {
         Ok(()) => plan.program.exec(),
         Err(failure) => failure,
     };
-    let number = STAGES.iter().position(|known| *known == stage).unwrap_or_default() as u32;
-    let mut bytes = [0; 8];
-    bytes[..4].copy_from_slice(&number.to_le_bytes());
-    bytes[4..].copy_from_slice(&errno.to_le_bytes());
+    failure.detail = failure.detail.map(|text| text.chars().take(MAX_DETAIL / 4).collect());
+    // It is made of two numbers and a text: it can't fail.
+    let bytes = postcard::to_stdvec(&failure).unwrap_or_default();
     let mut tell = tell;
     // Fails only when the shim is gone, and then this process is being killed.
     tell.write_all(&bytes).ok();
     NOT_STARTED
 }
 
-fn prepare(plan: &Plan, join: Option<&Cgroup>) -> Result<(), Failure> {
+fn prepare(plan: &Plan, join: Option<&Cgroup>) -> Result<(), StartFailure> {
     let launch = &plan.launch;
     if let Some(cgroup) = join {
         cgroup.join().map_err(failed(Stage::Cgroup))?;
@@ -214,16 +216,5 @@ fn become_user(user: &User) -> Result<(), Errno> {
 }
 
 fn set_limit(limit: &RLimit) -> Result<(), Errno> {
-    let resource = match limit.resource {
-        Resource::AddressSpace => resource::Resource::RLIMIT_AS,
-        Resource::Core => resource::Resource::RLIMIT_CORE,
-        Resource::Cpu => resource::Resource::RLIMIT_CPU,
-        Resource::Data => resource::Resource::RLIMIT_DATA,
-        Resource::FileSize => resource::Resource::RLIMIT_FSIZE,
-        Resource::LockedMemory => resource::Resource::RLIMIT_MEMLOCK,
-        Resource::OpenFiles => resource::Resource::RLIMIT_NOFILE,
-        Resource::Processes => resource::Resource::RLIMIT_NPROC,
-        Resource::Stack => resource::Resource::RLIMIT_STACK,
-    };
-    setrlimit(resource, limit.soft, limit.hard)
+    setrlimit(limit.resource.number(), limit.soft, limit.hard)
 }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 
-use super::child::{self, Failure};
+use super::child;
 use super::output::{Input, Output, now_us};
 use super::tree::Tree;
 use crate::process::handle::ending;
 use crate::process::protocol::FromShim;
-use crate::process::{DRAIN_LIMIT, Ending, ExitReport, KILL_PENDING_AFTER};
+use crate::process::{DRAIN_LIMIT, Ending, ExitReport, KILL_PENDING_AFTER, Oom, StartFailure};
 
 /// A job that has been forked.
 #[derive(Debug)]
@@ -20,11 +20,16 @@ pub(super) struct Job {
     tree: Tree,
     /// Open until it is known whether the program runs.
     verdict: Option<PipeReader>,
-    failure: Option<Failure>,
+    failure: Option<StartFailure>,
     /// Signals that came before the program ran.
     early_signals: Vec<i32>,
     input: Option<Input>,
     output: Output,
+    /// The tree's limit of memory.
+    memory: Option<u64>,
+    /// Whether a signal was sent, or the tree killed, before the main process ended.
+    asked: bool,
+    oom: Option<Oom>,
     /// How the main process ended, and when.
     ended: Option<(Ending, u64)>,
     /// When the last process of the tree was reaped.
@@ -38,7 +43,7 @@ pub(super) struct Job {
 #[derive(Debug, Clone)]
 pub(super) enum Over {
     Exited(ExitReport),
-    Failed(Failure),
+    Failed(StartFailure),
 }
 
 /// What a poll has to watch for a job.
@@ -56,6 +61,7 @@ impl Job {
         early_signals: Vec<i32>,
         input: Option<Input>,
         output: Output,
+        memory: Option<u64>,
     ) -> Self {
         Self {
             tree,
@@ -64,6 +70,9 @@ impl Job {
             early_signals,
             input,
             output,
+            memory,
+            asked: false,
+            oom: None,
             ended: None,
             dead_since: None,
             pending_told: false,
@@ -106,12 +115,14 @@ impl Job {
         if self.verdict.is_some() {
             self.early_signals.push(signal);
         } else if self.tree.signal(signal) {
+            self.asked = true;
             say(FromShim::Signalled { signal, at: now_us() });
         }
     }
 
     /// Kills the tree; it is dead when [`over`](Self::over) says so.
     pub(super) fn kill(&mut self) -> io::Result<()> {
+        self.asked |= self.ended.is_none();
         self.tree.kill()
     }
 
@@ -139,6 +150,7 @@ impl Job {
         }
         if reaped.dead {
             self.dead_since = Some(Instant::now());
+            self.oom = self.tree.oom(self.memory);
             self.tree.remove_cgroup();
         }
         Ok(())
@@ -177,7 +189,7 @@ impl Job {
         if !self.output.ended() {
             return None;
         }
-        if let Some(failure) = self.failure {
+        if let Some(failure) = self.failure.clone() {
             return Some(Over::Failed(failure));
         }
         let (ending, at) = self.ended?;
@@ -189,6 +201,8 @@ impl Job {
         Some(Over::Exited(ExitReport {
             ending,
             at,
+            asked: self.asked,
+            oom: self.oom,
             killed_processes: self.tree.killed(),
             output_bytes: self.output.bytes(),
             dropped_bytes: self.output.dropped(),

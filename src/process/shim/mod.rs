@@ -29,7 +29,7 @@ use nix::unistd::{Pid, getppid};
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
-use self::child::{Failure, Plan, Program, failed};
+use self::child::{Plan, Program, failed, failed_errno};
 use self::job::{Job, Over, Source};
 use self::output::{Input, Output, now_us};
 use self::tree::Tree;
@@ -39,7 +39,7 @@ use super::keeper::{children::Children, complain, sys};
 use super::log::LogWriter;
 use super::protocol::{self, FromShim, Inbox, ToShim};
 use super::spool::{self, Spooled};
-use super::{Launch, Stage};
+use super::{Launch, Stage, StartFailure, TreeLimits};
 
 /// What the kernel sends when the keeper dies. Only a hint to look at the parent: anybody may send it.
 const KEEPER_DIED: Signal = Signal::SIGUSR1;
@@ -234,8 +234,8 @@ impl Shim {
                     self.phase = Phase::Prepared(Box::new(prepared));
                     self.link.say(&FromShim::Ready);
                 }
-                Err((stage, errno)) => {
-                    self.link.say(&FromShim::StartFailed { stage, errno });
+                Err(failure) => {
+                    self.link.say(&FromShim::StartFailed(failure));
                     self.phase = Phase::Gone;
                     return Ok(());
                 }
@@ -272,14 +272,14 @@ impl Shim {
     }
 
     /// All that can be done before anything of it shows. The cgroup comes last, so that a failure leaves none.
-    fn prepare(&self, mut launch: Launch) -> Result<Prepared, Failure> {
+    fn prepare(&self, mut launch: Launch) -> Result<Prepared, StartFailure> {
         let argv = std::mem::take(&mut launch.argv);
         let program = Program::new(argv, std::mem::take(&mut launch.env))?;
         let (stdin, input) = match launch.stdin.take() {
             None => (File::open("/dev/null").map_err(failed(Stage::Stdio))?.into(), None),
             Some(bytes) => {
                 let (theirs, ours) = io::pipe().map_err(failed(Stage::Stdio))?;
-                let input = Input::new(ours.into(), bytes).map_err(|errno| (Stage::Stdio, errno as i32))?;
+                let input = Input::new(ours.into(), bytes).map_err(failed_errno(Stage::Stdio))?;
                 (theirs.into(), Some(input))
             }
         };
@@ -288,8 +288,14 @@ impl Shim {
         let log = LogWriter::new(launch.dir.clone(), launch.segment_bytes, launch.max_log_bytes);
         let children = Children::open().map_err(failed(Stage::Fork))?;
         let cgroup = match &self.cgroup {
-            Some(cgroup) => Some((cgroup.clone(), cgroup.create().map_err(failed(Stage::Cgroup))?)),
-            None => None,
+            Some(cgroup) => {
+                let dir = cgroup.create().map_err(failed(Stage::Cgroup))?;
+                cgroup.limit(&launch.limits).inspect_err(|_| self.remove_cgroup()).map_err(failed(Stage::Limits))?;
+                Some((cgroup.clone(), dir))
+            }
+            None if launch.limits == TreeLimits::default() => None,
+            // Never without what was asked for.
+            None => return Err(StartFailure::new(Stage::Limits, nix::errno::Errno::EOPNOTSUPP as i32)),
         };
         let plan = Plan { launch, program, stdin, stdout, stderr, cgroup };
         Ok(Prepared { plan, input, output: Output::new(out, err, log), children, early_signals: Vec::new() })
@@ -298,7 +304,7 @@ impl Shim {
     /// *Go*. The directory is made before anything else: from then on recovery knows that the job may have run.
     fn start(&mut self, prepared: Prepared) -> Phase {
         let Prepared { plan, input, output, children, early_signals } = prepared;
-        let dir = plan.launch.dir.clone();
+        let (dir, memory) = (plan.launch.dir.clone(), plan.launch.limits.memory);
         if let Err(error) = DirBuilder::new().mode(0o700).create(&dir) {
             // Nothing is spooled: where it exists already, it is another's.
             return self.not_started(failed(Stage::Directory)(error), None);
@@ -306,17 +312,17 @@ impl Shim {
         match child::fork(plan) {
             Ok(forked) => {
                 let tree = Tree::new(forked.pid, self.cgroup.clone(), children);
-                let job = Job::new(forked.verdict, tree, early_signals, input, output);
+                let job = Job::new(forked.verdict, tree, early_signals, input, output, memory);
                 Phase::Running(Box::new(Running { job, dir, lifeline_cut: false }))
             }
             Err(failure) => self.not_started(failure, Some(dir)),
         }
     }
 
-    fn not_started(&mut self, (stage, errno): Failure, dir: Option<PathBuf>) -> Phase {
+    fn not_started(&mut self, failure: StartFailure, dir: Option<PathBuf>) -> Phase {
         self.remove_cgroup();
-        self.link.say(&FromShim::StartFailed { stage, errno });
-        Phase::Over(dir.map(|dir| Last { dir, ended: Spooled::StartFailed { stage, errno } }))
+        self.link.say(&FromShim::StartFailed(failure.clone()));
+        Phase::Over(dir.map(|dir| Last { dir, ended: Spooled::StartFailed(failure) }))
     }
 
     fn remove_cgroup(&self) {
@@ -339,9 +345,9 @@ impl Shim {
                 }
                 Spooled::Exited { report, lifeline }
             }
-            Over::Failed((stage, errno)) => {
-                self.link.say(&FromShim::StartFailed { stage, errno });
-                Spooled::StartFailed { stage, errno }
+            Over::Failed(failure) => {
+                self.link.say(&FromShim::StartFailed(failure.clone()));
+                Spooled::StartFailed(failure)
             }
         };
         self.phase = Phase::Over(Some(Last { dir, ended }));

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use nix::libc;
 
+use crate::process::Oom;
 use crate::process::cgroup::Cgroup;
 use crate::process::keeper::children::Children;
 use crate::process::keeper::sys;
@@ -138,6 +139,11 @@ impl Tree {
             }
             self.kill()?;
         }
+    }
+
+    /// What the kernel has killed for want of memory; `limit` is the tree's own.
+    pub(super) fn oom(&self, limit: Option<u64>) -> Option<Oom> {
+        self.cgroup.as_ref()?.oom(limit)
     }
 
     /// Removes the cgroup once all are dead.

@@ -27,7 +27,7 @@ pub(in crate::supervisor) fn verdict(record: &Record, end: &End) -> Outcome {
         Some(_) => Outcome::Cancelled,
         None if returned(record, end) => Outcome::Succeeded,
         None => match (end.exit, &end.error) {
-            (Some(Exit::Code(0)), None) => Outcome::Succeeded,
+            (Some(Exit::Code(code)), None) if succeeds(record, code) => Outcome::Succeeded,
             (Some(Exit::Code(_) | Exit::Signal(_)) | None, _) => Outcome::Failed,
         },
     }
@@ -119,6 +119,10 @@ fn is_poison(record: &Record) -> bool {
         attempt.error.as_ref().is_some_and(|error| error.kind == "daemon_lost")
     };
     record.run().is_some_and(|run| run.attempts.iter().filter(lost).count() >= POISON)
+}
+
+fn succeeds(record: &Record, code: i32) -> bool {
+    record.job().process().map_or(code == 0, |process| process.succeeds_with(code))
 }
 
 fn returned(record: &Record, end: &End) -> bool {
