@@ -33,6 +33,13 @@ fn why_it_ended_by_itself() {
         Reason::OutOfMemory,
         "It failed: it was killed at 2030-01-31T06:00:03Z, out of memory: it needed more than its limit of 512M.",
     );
+    let oom = Failure::new("oom", "out of memory: it needed more than its limit of 512M");
+    check(
+        &end(|_| {}, failed(Outcome::Failed, code(1), Some(oom)), Outcome::Failed),
+        None,
+        Reason::OutOfMemory,
+        "It failed: it exited with code 1 at 2030-01-31T06:00:03Z, out of memory: it needed more than its limit of 512M.",
+    );
     let no_program = Failure {
         stage: Some("exec".into()),
         errno: Some(2),
