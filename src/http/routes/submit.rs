@@ -30,8 +30,8 @@ use crate::{
 
 /// Parameters of any submission.
 const ANSWER: [&str; 2] = ["wait", "follow"];
-/// Parameters of a script that is the body itself, besides those of any submission.
-const SHELL: [&str; 4] = ["priority", "weight", "label", "arg"];
+/// Parameters of a script or a Python source that is the body itself, besides those of any submission.
+const PLAIN: [&str; 4] = ["priority", "weight", "label", "arg"];
 /// Those of them that are texts, named as the fields of a submission.
 const TEXTS: [&str; 11] = [
     "name",
@@ -61,7 +61,8 @@ enum Answer {
 
 /// Submits a job: creates a runner for it and queues it.
 ///
-/// A body of the type `text/x-shellscript` is the script itself; `name`, `queue`, `priority`, `weight`, `label`,
+/// A body of the type `text/x-shellscript` is the script itself, one of `text/x-python` the source of a Python
+/// job; `name`, `queue`, `priority`, `weight`, `label`,
 /// `delay`, `start_at`, `concurrency_key`, `deadline`, `retry.max_attempts`, `retry.initial_backoff`,
 /// `retry.max_backoff`, `timeout`, `cancel_grace`, `drain_timeout`, `on_lost`, `on_shutdown` and `arg` are then query
 /// parameters. The job goes on when the client goes away.
@@ -71,7 +72,7 @@ enum Answer {
         ("follow" = Option<bool>, Query, description = "Answer with the output of the job, as it comes, until the runner closes or, with `keep_open`, its first run is over"),
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible characters; a retry with the same key and body gets the first answer"),
     ),
-    request_body(content((Submission = "application/json"), (String = "text/x-shellscript"))),
+    request_body(content((Submission = "application/json"), (String = "text/x-shellscript"), (String = "text/x-python"))),
     responses(
         (status = 201, description = "It is queued; `Location` is its address. With `follow`: its output", body = Runner),
         (status = 200, description = "With `wait`: it has closed, or its first run is over", body = Runner),
@@ -87,7 +88,7 @@ pub(super) async fn submit(
     let format = body::format(&headers)?;
     let known = match format {
         Format::Json => ANSWER.to_vec(),
-        Format::Shell => [&ANSWER[..], &TEXTS, &SHELL, &RETRY].concat(),
+        Format::Shell | Format::Python => [&ANSWER[..], &TEXTS, &PLAIN, &RETRY].concat(),
     };
     let mut query = Query::parse(&uri, &known)?;
     let answer = read_answer(&mut query)?;
@@ -173,7 +174,8 @@ async fn read_spec(
     let config = &shared.api.config;
     let value = match format {
         Format::Json => strict::parse(&body)?,
-        Format::Shell => shell(&body, query)?,
+        Format::Shell => plain("script", &body, query)?,
+        Format::Python => plain("python", &body, query)?,
     };
     let spec = submission::spec(value, config)?;
     check_identity(shared, &spec).await?;
@@ -190,13 +192,13 @@ pub(super) async fn check_identity(shared: &Shared, spec: &Arc<Spec>) -> Result<
     checked.map_err(|_| fields::invalid("job", "of users and groups of this machine"))?
 }
 
-/// A script with its parameters, as the same submission in JSON.
-fn shell(body: &[u8], query: &mut Query) -> Result<Value, Problem> {
-    let mut script = Map::new();
-    script.insert("source".into(), strict::utf8(body)?.into());
-    script.insert("args".into(), query.all("arg").into());
+/// A source with its parameters, as the same submission in JSON.
+fn plain(kind: &str, body: &[u8], query: &mut Query) -> Result<Value, Problem> {
+    let mut job = Map::new();
+    job.insert("source".into(), strict::utf8(body)?.into());
+    job.insert("args".into(), query.all("arg").into());
     let mut fields = Map::new();
-    fields.insert("job".into(), Value::Object(Map::from_iter([("script".into(), Value::Object(script))])));
+    fields.insert("job".into(), Value::Object(Map::from_iter([(kind.into(), Value::Object(job))])));
     for name in TEXTS {
         if let Some(text) = query.one(name)? {
             fields.insert(name.into(), text.into());
