@@ -443,6 +443,12 @@ impl From<Refusal> for Problem {
                  in the daemon (http, handler) on any other; submit a new runner for it",
             )
             .field("job"),
+            Refusal::OtherUser => Self::new(
+                Kind::InvalidField,
+                "`job` must run as the user and group that the runner's first job runs as: each run sets variables for \
+                 the next one; submit a new runner for it",
+            )
+            .field("job"),
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    core::{Next, Now, final_outcome, requeued, verdict, what_follows},
+    core::{Next, Now, final_outcome, ended, requeued, what_follows},
     ports::{Batch, End},
 };
 use crate::job::{
@@ -77,8 +77,7 @@ fn end(record: &Record, evidence: Evidence) -> Option<EventKind> {
             ..End::default()
         },
     };
-    let outcome = verdict(record, &end);
-    Some(end.into_event(outcome))
+    Some(ended(record, end))
 }
 
 /// What follows it: as it would have been while the daemon lived, but that nothing is left to drain.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Active, Answer, Core, Denied, Effect, Next, Now, Output, Phase, RECORDS_KEPT, Ready, Request, SETTLE, Timer,
-    Token, Waiting, final_outcome, requeued, runs, until, verdict, what_follows,
+    Token, Waiting, ended, final_outcome, requeued, runs, until, what_follows,
 };
 use crate::{
     job::{
@@ -184,6 +184,7 @@ impl Turn<'_> {
             _ if record.closing => Some(Denied::Closing),
             _ if run > MAX_RUNS => Some(Denied::TooManyRuns { max: MAX_RUNS }),
             _ if job.in_process() != record.spec.job.in_process() => Some(Denied::OtherLoop),
+            _ if job.identity() != record.spec.job.identity() => Some(Denied::OtherUser),
             State::Queued | State::Starting | State::Running | State::Idle | State::Cancelling => None,
         };
         if let Some(denied) = denied {
@@ -265,9 +266,9 @@ impl Turn<'_> {
     fn ended(&mut self, id: RunnerId, mut end: End) {
         let Some(active) = self.core.active.get(&id) else { return };
         let key = active.key;
-        let outcome = verdict(&active.record, &end);
         let closed = end.closed.take();
-        self.append(id, end.into_event(outcome));
+        let event = ended(&active.record, end);
+        self.append(id, event);
         self.out.held.push(Effect::Settled(key));
         self.core.timers.clear(id, Timer::Grace);
         self.core.timers.clear(id, Timer::Timeout);
