@@ -68,14 +68,14 @@ enum Answer {
 /// parameters. The job goes on when the client goes away.
 #[utoipa::path(post, path = "/v1/runners", tag = "runners",
     params(
-        ("wait" = Option<String>, Query, description = "Answer when the runner has closed (200) or this time is up (202), an hour at the most"),
-        ("follow" = Option<bool>, Query, description = "Answer with the output of the job, as it comes, until the runner closes"),
+        ("wait" = Option<String>, Query, description = "Answer when the runner has closed (200) or this time is up (202), an hour at the most. With `keep_open`: when its first run is over"),
+        ("follow" = Option<bool>, Query, description = "Answer with the output of the job, as it comes, until the runner closes or, with `keep_open`, its first run is over"),
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible characters; a retry with the same key and body gets the first answer"),
     ),
     request_body(content((Submission = "application/json"), (String = "text/x-shellscript"), (String = "text/x-python"))),
     responses(
         (status = 201, description = "It is queued; `Location` is its address. With `follow`: its output", body = Runner),
-        (status = 200, description = "With `wait`: it has closed", body = Runner),
+        (status = 200, description = "With `wait`: it has closed, or its first run is over", body = Runner),
         (status = 202, description = "With `wait`: the time is up, and it goes on", body = Runner),
     ))]
 pub(super) async fn submit(
@@ -99,8 +99,10 @@ pub(super) async fn submit(
         Answer::AtOnce => None,
         Answer::Wait(_) | Answer::Follow => Some(from.0.hold().await?),
     };
+    // One that is kept open does not close by itself: what is waited for is its first run.
+    let run = spec.keep_open.then_some(1);
     let submitted = shared.api.supervisor.submit(supervisor::Submission { id: RunnerId::new(), spec, key }).await?;
-    let answered = respond(&shared, answer, submitted.id, held).await;
+    let answered = respond(&shared, answer, submitted.id, run, held).await;
     let mut response =
         answered.unwrap_or_else(|problem| accepted_but(&problem, submitted.id).into_response());
     name(&mut response, submitted);
@@ -112,17 +114,22 @@ async fn respond(
     shared: &Shared,
     answer: Answer,
     id: RunnerId,
+    run: Option<u32>,
     held: Option<Held>,
 ) -> Result<Response, Problem> {
     match answer {
         Answer::AtOnce => Ok(json(StatusCode::CREATED, &Runner::from(&record(shared, id).await?))),
         Answer::Wait(limit) => {
-            let record = within(shared, id, limit, |record| record.state == Stage::Closed).await?;
-            let status = if record.state == Stage::Closed { StatusCode::OK } else { StatusCode::ACCEPTED };
+            let over = |record: &Record| match run {
+                None => record.state == Stage::Closed,
+                Some(run) => record.is_over(run),
+            };
+            let record = within(shared, id, limit, over).await?;
+            let status = if over(&record) { StatusCode::OK } else { StatusCode::ACCEPTED };
             Ok(json(status, &Runner::from(&*record)))
         }
         Answer::Follow => {
-            let mut response = logs::answer(shared, Wanted::everything(id), held).await?;
+            let mut response = logs::answer(shared, Wanted::everything(id, run), held).await?;
             *response.status_mut() = StatusCode::CREATED;
             Ok(response)
         }

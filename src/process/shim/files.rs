@@ -58,7 +58,7 @@ impl JobFiles {
         };
         let new = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         for (name, content) in &files.given {
-            let file = openat(&dir, name.as_str(), new, Mode::S_IRUSR | Mode::S_IWUSR)?;
+            let file = openat(&dir, name.as_str(), new, Mode::S_IRUSR)?;
             give_away(&file)?;
             File::from(file).write_all(content)?;
         }
