@@ -183,6 +183,20 @@ mod tests {
     }
 
     #[test]
+    fn more_variables_than_a_record_holds_are_none() {
+        let setting = |count: usize| {
+            let context = (0..count).map(|n| (format!("V{n}"), Some("x".into()))).collect();
+            Evidence::Ended(End { exit: Some(Exit::Code(0)), context, ..End::default() })
+        };
+        let after = recover(record(OnLost::Fail, vec![running()]), setting(1000));
+        assert_eq!((after.outcome, after.variables.len()), (Some(Outcome::Succeeded), 1000));
+        let after = recover(record(OnLost::Fail, vec![running()]), setting(1001));
+        assert_eq!((after.outcome, after.variables.len()), (Some(Outcome::Failed), 0));
+        let error = after.attempt().and_then(|attempt| attempt.error.as_ref()).expect("an error");
+        assert_eq!(error.kind, "bad_context");
+    }
+
+    #[test]
     fn a_drain_that_was_interrupted_keeps_the_outcome() {
         let end = End { exit: Some(Exit::Code(0)), ..End::default() };
         let ended = end.into_event(Outcome::Succeeded);
