@@ -19,7 +19,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use common::Setup;
+use common::{Setup, python_is_there};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -54,16 +54,6 @@ except KeyboardInterrupt:
 except BaseException as error:
     print("=> raised", type(error).__qualname__ + ":", error)
 "#;
-
-fn python_is_there() {
-    let output =
-        Command::new("python3").args(["-c", "import sys; print(sys.version_info >= (3, 11))"]).output();
-    let fine = output.is_ok_and(|output| output.stdout == b"True\n");
-    assert!(
-        fine,
-        "python3 is missing or older than 3.11: apt-get install python3, or put a newer one first in PATH"
-    );
-}
 
 /// The interpreter itself: what stands in PATH may be a script that starts it, and would take the signal.
 fn interpreter() -> String {
