@@ -35,7 +35,9 @@ struct Trace {
 
 /// Runs what its first argument holds in a plain `asyncio.Runner`, as often as the second says, and tells how it ended.
 const SCRIPT: &str = r#"
-import asyncio, contextvars, faulthandler, json, sys, types
+import asyncio, contextvars, faulthandler, json, signal, sys, types
+# Whoever starts the tests may ignore it, as shells do for what is in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 faulthandler.dump_traceback_later(60, exit=True)
 runward = sys.modules["runward"] = types.ModuleType("runward")
 variables = {}
