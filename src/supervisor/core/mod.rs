@@ -6,6 +6,7 @@
 mod change;
 mod line;
 mod message;
+mod request;
 mod timers;
 mod turn;
 mod verdict;
