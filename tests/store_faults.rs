@@ -162,6 +162,7 @@ impl Rig {
             log: Box::new(disk.clone()),
             records: Nothing,
             last_seq: 0,
+            metrics: Arc::default(),
         };
         let (mut actor, supervisor) =
             Actor::new(parts, Arc::new(Nothing), "/nowhere".into()).expect("the actor is made");
