@@ -491,17 +491,18 @@ fn tell_end(record: &Record) {
     let Some(outcome) = record.outcome else { return };
     let (runner, name) = (record.id, record.spec.name.as_deref());
     let exit = record.attempt().and_then(|attempt| attempt.exit);
+    let (run, attempt) = record.position().unzip();
     let error =
         record.attempt().and_then(|attempt| attempt.error.as_ref()).map(|error| error.message.as_str());
     let exit = exit.map(tracing::field::debug);
     match outcome {
-        Outcome::Succeeded => tracing::debug!(%runner, name, %outcome, "closed"),
+        Outcome::Succeeded => tracing::debug!(%runner, run, attempt, name, %outcome, "closed"),
         Outcome::Cancelled | Outcome::Killed | Outcome::TimedOut => {
             let by = record.cancel.as_ref().map(|receipt| receipt.by.0.as_str());
-            tracing::info!(%runner, name, %outcome, exit, by, "closed");
+            tracing::info!(%runner, run, attempt, name, %outcome, exit, by, "closed");
         }
-        Outcome::Failed => tracing::info!(%runner, name, %outcome, exit, error, "closed"),
-        Outcome::Lost => tracing::warn!(%runner, name, %outcome, error, "closed"),
+        Outcome::Failed => tracing::info!(%runner, run, attempt, name, %outcome, exit, error, "closed"),
+        Outcome::Lost => tracing::warn!(%runner, run, attempt, name, %outcome, error, "closed"),
     }
 }
 

@@ -1,7 +1,5 @@
 //! Reads the settings again.
 
-use std::sync::Arc;
-
 use axum::{
     body::Body,
     extract::State,
@@ -37,7 +35,7 @@ pub(super) async fn reload(
     let detail = "this route takes no body: the settings are read from where the daemon read them at its start";
     no_body(&shared, &from.0, &headers, body, detail).await?;
     let (answer, reloaded) = oneshot::channel();
-    let by = AskedBy::Client(Arc::clone(&from.0).peer.to_string());
+    let by = AskedBy::Client(from.0.peer.to_string());
     let request = ReloadRequest { by, answer: Some(answer) };
     shared.api.reload.send(request).await.map_err(|_| Refusal::Ended)?;
     let reloaded: Result<Reloaded, String> = reloaded.await.map_err(|_| Refusal::Ended)?;
