@@ -88,8 +88,6 @@ pub struct Reloader {
     pub fit: fn(&mut Settings),
     /// Where they go.
     pub live: Live,
-    /// Whose limits they are.
-    pub supervisor: Supervisor,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Told when reading begins (`true`) and when it is over: for whoever manages the daemon as a service.
@@ -97,11 +95,11 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// Reads the settings whenever it is asked to, until nobody can ask any more.
-    pub async fn run(mut self, mut requests: mpsc::Receiver<ReloadRequest>) {
+    /// Reads the settings, those of `supervisor` too, whenever it is asked to, until nobody can ask any more.
+    pub async fn run(mut self, supervisor: Supervisor, mut requests: mpsc::Receiver<ReloadRequest>) {
         while let Some(ReloadRequest { by, answer }) = requests.recv().await {
             (self.notify)(true);
-            let reloaded = self.reload(&by).await;
+            let reloaded = self.reload(&supervisor, &by).await;
             (self.notify)(false);
             if let Some(answer) = answer {
                 // The client may have gone.
@@ -110,12 +108,12 @@ impl Reloader {
         }
     }
 
-    async fn reload(&mut self, by: &AskedBy) -> Result<Reloaded, String> {
+    async fn reload(&mut self, supervisor: &Supervisor, by: &AskedBy) -> Result<Reloaded, String> {
         let by = match by {
             AskedBy::Signal => "SIGHUP",
             AskedBy::Client(client) => client,
         };
-        let reloaded = self.read_and_set().await;
+        let reloaded = self.read_and_set(supervisor).await;
         match &reloaded {
             Ok(Reloaded { changed, needs_restart }) => {
                 self.metrics.reloads.taken.inc();
@@ -136,7 +134,7 @@ impl Reloader {
         reloaded
     }
 
-    async fn read_and_set(&mut self) -> Result<Reloaded, String> {
+    async fn read_and_set(&mut self, supervisor: &Supervisor) -> Result<Reloaded, String> {
         let (flags, fit) = (self.flags.clone(), self.fit);
         let read = spawn_blocking(move || {
             let mut settings = settings::load(&flags)?;
@@ -148,7 +146,7 @@ impl Reloader {
         let differences = self.settings.differences(&read);
         let settings = read.without_restart(&self.settings);
         // The only one that may still say no: it ends.
-        let set = self.supervisor.set_settings(limits(&settings), settings.queues.clone()).await;
+        let set = supervisor.set_settings(limits(&settings), settings.queues.clone()).await;
         set.map_err(|refusal| refusal.to_string())?;
         self.live.set(&settings);
         self.settings = settings;

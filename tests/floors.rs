@@ -21,7 +21,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("reload", &["http", "job", "kinds", "metrics", "settings", "supervisor", "telemetry"]),
     ("retention", &["job", "settings", "store", "supervisor"]),
     ("webhooks", &["http", "job", "kinds", "metrics", "secrets", "store", "supervisor"]),
-    ("signals", &["daemon", "process", "reload", "supervisor"]),
+    ("signals", &["daemon", "http", "process", "supervisor"]),
     (
         "daemon",
         &[

@@ -12,6 +12,8 @@ mod inside;
 mod output;
 mod handover;
 mod process;
+mod python;
+mod run_files;
 mod script;
 mod variables;
 
@@ -124,6 +126,8 @@ struct Parked {
 struct Orders {
     go: bool,
     force: bool,
+    /// The daemon is about to end: kill, and wait for nothing.
+    at_once: bool,
     settled: bool,
 }
 
@@ -263,6 +267,11 @@ impl Runners for Fleet {
             hosted.runner.interrupt();
             hosted.runner.interrupt();
         }
+    }
+
+    fn force_at_once(&mut self, key: AttemptKey) {
+        self.order(key, |orders| (orders.force, orders.at_once) = (true, true));
+        self.force(key);
     }
 
     fn abort(&mut self, key: AttemptKey) {

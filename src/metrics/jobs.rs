@@ -8,7 +8,7 @@ use super::{Counter, Histogram, SLOW, Text, Type};
 use crate::job::{Attempt, CancelReason, Event, EventKind, Job, Outcome, Record, RequeueReason, RunnerId};
 
 /// The kinds of job, as [`kind_of`] numbers them.
-const KINDS: [&str; 4] = ["command", "script", "http", "handler"];
+const KINDS: [&str; 5] = ["command", "script", "http", "handler", "python"];
 
 const OUTCOMES: usize = Outcome::ALL.len();
 
@@ -59,6 +59,7 @@ fn kind_of(job: &Job) -> usize {
         Job::Script(_) => 1,
         Job::Http(_) => 2,
         Job::Handler(_) => 3,
+        Job::Python(_) => 4,
     }
 }
 

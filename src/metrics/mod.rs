@@ -9,8 +9,6 @@ mod jobs;
 mod process;
 mod text;
 
-use std::time::Instant;
-
 use tokio::runtime::Handle;
 
 pub use instrument::{Counter, FAST, Gauge, Histogram, SLOW};
@@ -38,8 +36,6 @@ pub struct Metrics {
     pub reloads: Reloads,
     /// The loop of in-process jobs, to be asked how long it takes to come to something new.
     pub in_process: Option<Handle>,
-    /// When the daemon started.
-    pub started: Instant,
 }
 
 /// See [`Metrics::store`].
@@ -98,7 +94,6 @@ impl Default for Metrics {
             connections: Connections::default(),
             reloads: Reloads::default(),
             in_process: None,
-            started: Instant::now(),
         }
     }
 }

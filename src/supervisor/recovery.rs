@@ -15,6 +15,7 @@ use crate::job::{
 /// What is known of an attempt that was under way, from what its shim left. Certain, because by then every
 /// process of it is dead.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one for each attempt, and hardly any is kept")]
 pub enum Evidence {
     /// It was never told to go.
     NotExecuted,

@@ -106,6 +106,8 @@ pub(crate) enum Job {
     Command(Command),
     /// A script.
     Script(Script),
+    /// A coroutine of Python.
+    Python(Python),
     /// A request over HTTP.
     Http(Http),
     /// An async function of the program that embeds the daemon.
@@ -130,6 +132,30 @@ pub(crate) struct Script {
     /// Its arguments, `$1` and so on.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     args: Vec<String>,
+    /// Where and as whom it runs.
+    #[serde(flatten)]
+    process: Process,
+}
+
+/// A coroutine of Python, run by `asyncio.Runner`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Python {
+    /// The source that defines its `main`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    /// Where its main function can be imported: `package.module:function`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<String>,
+    /// Positional arguments.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    args: Vec<serde_json::Value>,
+    /// Arguments by name.
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    #[schema(value_type = Object)]
+    kwargs: serde_json::Map<String, serde_json::Value>,
+    /// The Python that runs it; `python3` where it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interpreter: Option<String>,
     /// Where and as whom it runs.
     #[serde(flatten)]
     process: Process,
@@ -197,7 +223,7 @@ pub(super) struct Process {
     /// Limits of all of it together.
     #[serde(skip_serializing_if = "Option::is_none")]
     limits: Option<Limits>,
-    /// The signal that asks it to stop; `TERM` where it is not given.
+    /// The signal that asks it to stop; `TERM` where it is not given, for Python `INT`.
     #[serde(skip_serializing_if = "Option::is_none")]
     stop_signal: Option<String>,
     /// The exit codes that count as success; 0 where none is given.
@@ -271,6 +297,12 @@ pub(crate) struct Failure {
     /// The error number of that step.
     #[serde(skip_serializing_if = "Option::is_none")]
     errno: Option<i32>,
+    /// The type of the exception that was raised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exception: Option<String>,
+    /// Where it was raised; of a long one the end, 16 KiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceback: Option<String>,
 }
 
 /// What an attempt wrote.
@@ -437,6 +469,20 @@ impl From<&job::Job> for Job {
             job::Job::Script(job::Script { source, args, process }) => {
                 Self::Script(Script { source: source.clone(), args: args.clone(), process: process.into() })
             }
+            job::Job::Python(job::Python { code, args, kwargs, interpreter, process }) => {
+                let (source, target) = match code.clone() {
+                    job::PythonCode::Source(source) => (Some(source), None),
+                    job::PythonCode::Target(target) => (None, Some(target)),
+                };
+                Self::Python(Python {
+                    source,
+                    target,
+                    args: args.clone(),
+                    kwargs: kwargs.clone(),
+                    interpreter: interpreter.clone(),
+                    process: process.into(),
+                })
+            }
             job::Job::Http(http) => Self::Http(http.into()),
             job::Job::Handler(job::Handler { name, args }) => {
                 Self::Handler(Handler { name: name.clone(), args: args.clone() })
@@ -525,8 +571,9 @@ impl From<job::Exit> for Exit {
 
 impl From<&job::Failure> for Failure {
     fn from(failure: &job::Failure) -> Self {
-        let job::Failure { kind, message, stage, errno } = failure.clone();
-        Self { kind, message, stage, errno }
+        let job::Failure { kind, message, stage, errno, raised } = failure.clone();
+        let (exception, traceback) = raised.map(|raised| (raised.exception, raised.traceback)).unzip();
+        Self { kind, message, stage, errno, exception, traceback }
     }
 }
 

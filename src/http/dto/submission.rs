@@ -119,6 +119,8 @@ enum JobToRun {
     Command(CommandToRun),
     /// A script.
     Script(ScriptToRun),
+    /// A coroutine of Python.
+    Python(PythonToRun),
     /// A request over HTTP, made by the daemon itself.
     Http(HttpToRun),
     /// An async function of the program that embeds the daemon; `echo` and `sleep` are always there.
@@ -280,6 +282,63 @@ struct ScriptForm {
     success_exit_codes: Option<Vec<u8>>,
 }
 
+/// The source, alone or with all that can be said of it.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+enum PythonToRun {
+    /// The source itself.
+    Short(String),
+    /// The same and more.
+    Long(Box<PythonForm>),
+}
+
+/// A coroutine of Python, run by `asyncio.Runner` in Python 3.11 or later. Either `source` or `target`.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+struct PythonForm {
+    /// Source that defines `async def main(...)`.
+    source: Option<String>,
+    /// Where such a function can be imported: `package.module:function`.
+    target: Option<String>,
+    /// Its positional arguments.
+    args: Option<Vec<serde_json::Value>>,
+    /// Its arguments by name.
+    #[schema(value_type = Option<Object>)]
+    kwargs: Option<serde_json::Value>,
+    /// The Python that runs it, a path or a name to be found in the job's `PATH`.
+    #[schema(default = "python3")]
+    interpreter: Option<String>,
+    /// Environment, over the daemon's allow-list and the context.
+    env: Option<BTreeMap<String, String>>,
+    /// Working directory, absolute.
+    #[schema(default = "/")]
+    cwd: Option<String>,
+    /// What it reads on its standard input.
+    stdin: Option<String>,
+    /// The user to run as; only where the daemon runs as root.
+    user: Option<String>,
+    /// The group to run as, the user's own by default; only where the daemon runs as root.
+    group: Option<String>,
+    /// The file mode creation mask: a text of octal digits.
+    #[schema(default = "0022", pattern = "^0?[0-7]{1,3}$")]
+    umask: Option<String>,
+    /// The nice value; the default is the daemon's. Lower ones only where the daemon may.
+    #[schema(minimum = -20, maximum = 19)]
+    nice: Option<i32>,
+    /// Limits of each of its processes, by name: `as`, `core`, `cpu`, `data`, `fsize`, `memlock`, `nofile`, `nproc`,
+    /// `stack`. Higher than the daemon's own only where it may.
+    rlimits: Option<BTreeMap<String, RlimitForm>>,
+    /// Limits of all of it together.
+    limits: Option<LimitsForm>,
+    /// The signal that asks it to stop.
+    #[schema(default = "INT")]
+    stop_signal: Option<String>,
+    /// The exit codes that count as success.
+    #[schema(default = json!([0]), min_items = 1)]
+    success_exit_codes: Option<Vec<u8>>,
+}
+
 #[cfg(test)]
 mod tests {
     use utoipa::PartialSchema;
@@ -290,6 +349,7 @@ mod tests {
         handler_kind::HANDLER,
         http_kind::HTTP,
         job::{COMMAND, SCRIPT},
+        python_kind::PYTHON,
         on_close::ON_CLOSE,
         retry::RETRY,
     };
@@ -308,6 +368,7 @@ mod tests {
             (properties::<Submission>(), &FIELDS[..]),
             (properties::<CommandForm>(), &COMMAND[..]),
             (properties::<ScriptForm>(), &SCRIPT[..]),
+            (properties::<PythonForm>(), &PYTHON[..]),
             (properties::<HttpForm>(), &HTTP[..]),
             (properties::<HandlerForm>(), &HANDLER[..]),
             (properties::<RetryForm>(), &RETRY[..]),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde_json::Value;
 
-use super::{handler_kind, http_kind, missing, process, unsupported};
+use super::{handler_kind, http_kind, missing, process, python_kind};
 use crate::{
     http::{
         Config,
@@ -73,9 +73,9 @@ pub(super) fn read_job(job: Value, config: &Config) -> Result<Job, Problem> {
     match kind.as_str() {
         "command" => Ok(Job::Command(read_command(value)?)),
         "script" => Ok(Job::Script(read_script(value)?)),
+        "python" => Ok(Job::Python(python_kind::read(value)?)),
         "http" => Ok(Job::Http(http_kind::read(value)?)),
         "handler" => Ok(Job::Handler(handler_kind::read(value, &config.handlers)?)),
-        "python" => Err(unsupported(&format!("job.{kind}"), "submit a `command` or a `script`")),
         other => Err(Problem::new(Kind::UnknownField, nearest::unknown("kind of job", other, &KINDS))
             .field(join("job", other))
             .allowed(KINDS)),
@@ -119,7 +119,7 @@ fn argv(value: Value, path: &str) -> Result<Vec<String>, Problem> {
     }
 }
 
-fn read_process(fields: &mut Fields) -> Result<Process, Problem> {
+pub(super) fn read_process(fields: &mut Fields) -> Result<Process, Problem> {
     Ok(Process {
         env: environment(fields)?,
         cwd: cwd(fields)?,
@@ -191,7 +191,7 @@ fn environment(fields: &mut Fields) -> Result<BTreeMap<String, String>, Problem>
     Ok(env)
 }
 
-fn without_nul(text: &str, path: &str) -> Result<(), Problem> {
+pub(super) fn without_nul(text: &str, path: &str) -> Result<(), Problem> {
     if text.contains('\0') { Err(invalid(path, "free of NUL characters (\\u0000)")) } else { Ok(()) }
 }
 
@@ -232,6 +232,8 @@ pub(super) fn fits(spec: &Spec) -> Result<(), Problem> {
     let (arguments, path): (&[String], _) = match &spec.job {
         Job::Command(command) => (&command.argv, "job.command"),
         Job::Script(script) => (&script.args, "job.script"),
+        // Its arguments come in a file.
+        Job::Python(_) => (&[], "job.python"),
         // Nothing is executed.
         Job::Http(_) | Job::Handler(_) => return Ok(()),
     };

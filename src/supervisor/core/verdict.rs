@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::{
-    job::{CancelReason, EventKind, Exit, OnLost, Outcome, Receipt, Record, RequeueReason},
+    job::{CancelReason, EventKind, Exit, Job, OnLost, Outcome, Receipt, Record, RequeueReason},
     supervisor::ports::End,
 };
 
@@ -23,7 +23,7 @@ pub(in crate::supervisor) fn verdict(record: &Record, end: &End) -> Outcome {
         }
         Some(receipt) if receipt.forced => Outcome::Killed,
         // And who raises something else instead has failed.
-        Some(_) if record.job().is_coroutine() && end.error.is_some() => Outcome::Failed,
+        Some(_) if raised(record, end) => Outcome::Failed,
         Some(_) => Outcome::Cancelled,
         None if returned(record, end) => Outcome::Succeeded,
         None => match (end.exit, &end.error) {
@@ -126,7 +126,18 @@ fn succeeds(record: &Record, code: i32) -> bool {
 }
 
 fn returned(record: &Record, end: &End) -> bool {
-    record.job().is_coroutine() && end.result.is_some() && end.error.is_none()
+    let returned = match record.job() {
+        Job::Command(_) | Job::Script(_) => false,
+        // It may return nothing, which is nothing to keep.
+        Job::Python(_) => end.exit == Some(Exit::Code(0)),
+        Job::Http(_) | Job::Handler(_) => end.result.is_some(),
+    };
+    returned && end.error.is_none()
+}
+
+fn raised(record: &Record, end: &End) -> bool {
+    // A coroutine may cancel itself as well.
+    record.job().is_coroutine() && end.error.as_ref().is_some_and(|error| error.kind != "cancelled")
 }
 
 #[cfg(test)]
