@@ -11,7 +11,7 @@ use std::{
 };
 
 use config::{Config, Environment, File, FileFormat, Map, Source, Value, ValueKind};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 mod difference;
 
@@ -348,13 +348,15 @@ impl Layers {
 
     /// What is to be logged.
     fn filter(&self, key: &'static str) -> Result<String, SettingsError> {
+        const LEVELS: &str = r#"error, warn, info, debug, trace, off, or by module such as "info,hyper=debug""#;
         let text = self.text(key)?;
+        // A word alone would be a module's name, and nothing at all would be logged.
+        if text.bytes().all(|byte| byte.is_ascii_alphabetic()) && text.parse::<LevelFilter>().is_err() {
+            return Err(self.bad(key, &text, LEVELS));
+        }
         match EnvFilter::builder().parse(&text) {
             Ok(_) => Ok(text),
-            Err(error) => {
-                let levels = r#"a level, or by module such as "info,runward::http=debug""#;
-                Err(self.bad(key, &text, format!("{levels} ({error})")))
-            }
+            Err(error) => Err(self.bad(key, &text, format!("{LEVELS} ({error})"))),
         }
     }
 
@@ -528,7 +530,8 @@ mod tests {
             ("[process]\nmin_containment = \"vm\"", "one of \"subreaper\", \"cgroup2\""),
             ("listen = [\"0.0.0.0:80\"]", "there is no TLS yet"),
             ("listen = [1]", "a list of texts"),
-            ("[telemetry]\nfilter = \"loud\"", "a level, or by module"),
+            ("[telemetry]\nfilter = \"loud\"", "error, warn, info"),
+            ("[telemetry]\nfilter = \"runward=loud\"", "error, warn, info"),
             ("[retention]\nmax_age = \"a month\"", "such as \"30d\""),
             ("[retention]\nmax_age = \"40000000d\"", "such as \"30d\""),
             ("[retention]\nmax_records = -1", "\"off\", or a whole number from 1"),
