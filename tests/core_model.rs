@@ -580,7 +580,10 @@ impl World {
                 self.asked.insert(token, Asked::Else);
                 let limits = Limits { max_running, ..LIMITS };
                 // What it says of queues was changed over the API since.
-                let queues = BTreeMap::from([(NARROW.0.to_owned(), QueueSettings { max_running: Some(99), paused: true })]);
+                let queues = BTreeMap::from([(
+                    NARROW.0.to_owned(),
+                    QueueSettings { max_running: Some(99), paused: true },
+                )]);
                 self.input(Input::Change { change: Change::Settings(limits, queues), token });
             }
             Op::Jump(seconds) => {

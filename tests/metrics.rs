@@ -61,7 +61,9 @@ fn busy() -> (Daemon, BTreeMap<&'static str, u32>) {
     let retry = json!({"max_attempts": 2, "initial_backoff": "1s", "max_backoff": "1s"});
     ran("failed", json!({"job": {"command": ["false"]}, "retry": retry}));
     ran("timed_out", json!({"job": {"command": ["sleep", "60"]}, "timeout": "50ms"}));
-    for (outcome, script) in [("cancelled", "exec sleep 60"), ("killed", "trap '' TERM; while :; do sleep 0.1; done")] {
+    for (outcome, script) in
+        [("cancelled", "exec sleep 60"), ("killed", "trap '' TERM; while :; do sleep 0.1; done")]
+    {
         let script = format!("echo ready; {script}");
         let id = daemon.submit(json!({"job": {"script": script}, "cancel_grace": "100ms"}));
         daemon.output_with(&id, "ready");
@@ -102,15 +104,24 @@ fn the_numbers_add_up_with_the_records() {
     let last = events.last().expect("an event")["seq"].as_f64().expect("a place");
     assert_eq!(total("runward_events_last_seq", &[]), last);
     assert_eq!(total("runward_store_commit_events_sum", &[]), events.len() as f64);
-    assert_eq!(total("runward_store_commit_events_count", &[]), total("runward_store_commit_duration_seconds_count", &[]));
+    assert_eq!(
+        total("runward_store_commit_events_count", &[]),
+        total("runward_store_commit_duration_seconds_count", &[])
+    );
     let submitted = ["method=\"POST\"", "route=\"/v1/runners\"", "status=\"2xx\""];
     assert_eq!(total("runward_http_requests_total", &submitted), f64::from(all));
     assert_eq!(total("runward_http_request_duration_seconds_count", &submitted[..2]), f64::from(all));
     assert!(total("runward_http_connections", &["transport=\"unix\""]) >= 1.0);
     assert!(total("runward_core_lag_seconds_count", &[]) >= f64::from(all));
-    assert!(total("process_open_fds", &[]) > 3.0 && total("process_open_fds", &[]) < total("process_max_fds", &[]));
+    assert!(
+        total("process_open_fds", &[]) > 3.0
+            && total("process_open_fds", &[]) < total("process_max_fds", &[])
+    );
     daemon.status("/nothing");
-    assert_eq!(sum(&scrape(&daemon), "runward_http_requests_total", &["route=\"none\"", "status=\"4xx\""]), 1.0);
+    assert_eq!(
+        sum(&scrape(&daemon), "runward_http_requests_total", &["route=\"none\"", "status=\"4xx\""]),
+        1.0
+    );
 }
 
 #[test]
@@ -129,20 +140,27 @@ fn gauges_are_true_at_once_after_a_crash_and_counters_begin_anew() {
     daemon.crash();
     let daemon = daemon.restart();
     // The lost one is closed; its slot goes to one of the others.
-    until("the next one runs", || sum(&scrape(&daemon), "runward_queue_running", &["queue=\"nightly\""]) == 1.0);
+    until("the next one runs", || {
+        sum(&scrape(&daemon), "runward_queue_running", &["queue=\"nightly\""]) == 1.0
+    });
     let samples = scrape(&daemon);
     assert_eq!(sum(&samples, "runward_queue_queued", &["queue=\"nightly\""]), 2.0);
     assert_eq!(sum(&samples, "runward_runners_queued", &[]), 2.0);
     assert_eq!(sum(&samples, "runward_runners_active", &[]), 1.0);
     assert_eq!(sum(&samples, "runward_runners_submitted_total", &[]), 0.0);
     assert_eq!(sum(&samples, "runward_attempts_started_total", &[]), 1.0);
-    assert_eq!(sum(&samples, "runward_runners_closed_total", &["outcome=\"lost\""]), 1.0, "this start put it on record");
+    assert_eq!(
+        sum(&samples, "runward_runners_closed_total", &["outcome=\"lost\""]),
+        1.0,
+        "this start put it on record"
+    );
 }
 
 #[test]
 fn a_daemon_that_stops_tells_how_long_it_waits() {
     let daemon = Setup::new().start();
-    let id = daemon.submit(json!({"job": {"script": "trap '' TERM; echo ready; while :; do sleep 0.1; done"}}));
+    let id =
+        daemon.submit(json!({"job": {"script": "trap '' TERM; echo ready; while :; do sleep 0.1; done"}}));
     daemon.output_with(&id, "ready");
     assert_eq!(sum(&scrape(&daemon), "runward_draining", &[]), 0.0);
     daemon.signal(Signal::SIGTERM);
@@ -176,7 +194,8 @@ fn every_name_that_is_served_is_documented_and_every_documented_one_is_served() 
         });
         assert!(served.contains_key(family.unwrap_or(name)), "{line}");
     }
-    let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let names: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     assert_eq!(names.len(), names.iter().collect::<BTreeSet<_>>().len(), "each is told once");
 }
 
@@ -189,11 +208,12 @@ fn promtool_finds_nothing_wrong() {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();
-    let mut promtool = promtool.expect("promtool runs; if it is missing: apt-get install prometheus, or see .ci/run");
+    let mut promtool = promtool.expect("promtool runs; if it is missing: apt-get install --no-install-recommends prometheus, or as .ci/run does");
     let text = daemon.text("/metrics");
     promtool.stdin.take().expect("piped").write_all(text.as_bytes()).expect("it reads");
     let checked = promtool.wait_with_output().expect("it ends");
-    let said = String::from_utf8_lossy(&checked.stdout).into_owned() + &String::from_utf8_lossy(&checked.stderr);
+    let said =
+        String::from_utf8_lossy(&checked.stdout).into_owned() + &String::from_utf8_lossy(&checked.stderr);
     assert!(checked.status.success() && said.trim().is_empty(), "{said}");
 }
 
@@ -220,5 +240,8 @@ fn what_is_told_of_an_attempt_names_its_runner_run_and_attempt() {
     let daemon = Setup::new().start();
     let failed = daemon.run(json!({"job": {"command": ["false"]}}));
     let closed = fields(&daemon.logged("\"closed\""));
-    assert_eq!((&closed["runner"], &closed["run"], &closed["attempt"]), (&failed["id"], &json!(1), &json!(1)));
+    assert_eq!(
+        (&closed["runner"], &closed["run"], &closed["attempt"]),
+        (&failed["id"], &json!(1), &json!(1))
+    );
 }

@@ -67,15 +67,28 @@ fn more_slots_after_sighup_start_what_waits_and_what_runs_goes_on() {
 fn what_is_wrong_changes_nothing_and_is_named() {
     let daemon = start("[jobs]\nmax_running = 3\n");
     for (text, named) in [
-        ("[jobs]\nmax_running = 5\nmax_queued = 0\n", "`jobs.max_queued` is \"0\", but must be a whole number from 1"),
-        ("[jobs]\nmax_running = 5\nmax_runing = 5\n", "no setting `jobs.max_runing`; did you mean `jobs.max_running`?"),
-        ("[jobs]\nmax_running = 5\n[telemetry]\nfilter = \"loud\"\n", "`telemetry.filter` is \"loud\", but must be error, warn"),
+        (
+            "[jobs]\nmax_running = 5\nmax_queued = 0\n",
+            "`jobs.max_queued` is \"0\", but must be a whole number from 1",
+        ),
+        (
+            "[jobs]\nmax_running = 5\nmax_runing = 5\n",
+            "no setting `jobs.max_runing`; did you mean `jobs.max_running`?",
+        ),
+        (
+            "[jobs]\nmax_running = 5\n[telemetry]\nfilter = \"loud\"\n",
+            "`telemetry.filter` is \"loud\", but must be error, warn",
+        ),
         ("[jobs\n", "state.toml"),
     ] {
         write(&daemon, text);
         let (status, problem) = reload(&daemon);
         let detail = problem["detail"].as_str().expect("a detail");
-        assert_eq!((status, &problem["type"]), (422, &json!("urn:runward:problem:invalid-settings")), "{detail}");
+        assert_eq!(
+            (status, &problem["type"]),
+            (422, &json!("urn:runward:problem:invalid-settings")),
+            "{detail}"
+        );
         assert!(detail.contains(named) && detail.contains("state.toml"), "{detail}");
         assert!(detail.ends_with("nothing was changed"), "{detail}");
         assert_eq!(max_running(&daemon), 3, "{text}");
@@ -105,7 +118,11 @@ fn the_answer_tells_what_has_changed_and_what_needs_a_restart() {
     let (status, answer) = reload(&daemon);
     assert_eq!(status, 200, "{answer}");
     let keys = |list: &Value| -> Vec<String> {
-        list.as_array().expect("a list").iter().map(|one| one["key"].as_str().expect("a key").into()).collect()
+        list.as_array()
+            .expect("a list")
+            .iter()
+            .map(|one| one["key"].as_str().expect("a key").into())
+            .collect()
     };
     let mut changed = keys(&answer["changed"]);
     changed.sort();

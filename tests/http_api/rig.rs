@@ -343,7 +343,16 @@ fn supervise(
         let records = Lookup::open(&database).expect("the store");
         let archive: Arc<dyn Archive> = Arc::new(Readers::start(&database).expect("readers"));
         let core = Core::new(limits, "boot".into(), 1);
-        let parts = Parts { core, runners: jobs, reports, urgent, log, records, last_seq: 0, metrics: Arc::default() };
+        let parts = Parts {
+            core,
+            runners: jobs,
+            reports,
+            urgent,
+            log,
+            records,
+            last_seq: 0,
+            metrics: Arc::default(),
+        };
         let (mut actor, supervisor) = Actor::new(parts, archive, root.join("logs")).expect("an actor");
         ready.send(supervisor).expect("somebody waits");
         actor.run().await;
