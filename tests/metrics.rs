@@ -4,8 +4,9 @@ mod common;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Write,
+    io::{BufRead, BufReader, Write},
     process::{Command, Stdio},
+    thread,
 };
 
 use common::{Daemon, Setup, until};
@@ -170,6 +171,38 @@ fn a_daemon_that_stops_tells_how_long_it_waits() {
     assert!(left > 200.0 && left <= 300.0, "{left}");
     assert_eq!(sum(&samples, "runward_ready", &[]), 0.0);
     assert_eq!(sum(&samples, "runward_cancellations_total", &["reason=\"shutdown\""]), 1.0);
+}
+
+#[test]
+fn messages_are_counted_when_they_are_taken_and_when_not() {
+    let mut daemon = Setup::new().start();
+    let held = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = held.local_addr().expect("an address");
+    let on_close = json!({"url": format!("http://{address}/")});
+    let answers = thread::spawn(move || {
+        for status in ["503 Service Unavailable", "204 No Content"] {
+            let (mut stream, _) = held.accept().expect("a message");
+            let mut reader = BufReader::new(stream.try_clone().expect("the stream"));
+            let mut line = String::new();
+            while reader.read_line(&mut line).expect("a header") > 2 {
+                line.clear();
+            }
+            write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+                .expect("written");
+        }
+    });
+    daemon.run(json!({"job": {"command": ["true"]}, "on_close": on_close}));
+    until("it is taken", || sum(&scrape(&daemon), "runward_webhooks_delivered_total", &[]) == 1.0);
+    answers.join().expect("no panic");
+    let samples = scrape(&daemon);
+    assert_eq!(sum(&samples, "runward_webhook_failures_total", &[]), 1.0);
+    assert_eq!(sum(&samples, "runward_webhooks_pending", &[]), 0.0);
+    // The port is closed: what is to be told stays so, over a crash too.
+    daemon.run(json!({"job": {"command": ["true"]}, "on_close": on_close}));
+    assert_eq!(sum(&scrape(&daemon), "runward_webhooks_pending", &[]), 1.0);
+    daemon.crash();
+    let daemon = daemon.restart();
+    assert_eq!(sum(&scrape(&daemon), "runward_webhooks_pending", &[]), 1.0);
 }
 
 #[test]

@@ -162,6 +162,33 @@ fn the_answer_tells_what_has_changed_and_what_needs_a_restart() {
 }
 
 #[test]
+fn retention_quotas_and_what_requests_may_reach_change_at_once() {
+    let daemon = start("");
+    let own_api = |name: &str| {
+        let url = format!("http://{}/livez", daemon.address());
+        daemon.run(json!({"job": {"http": {"url": url}}, "name": name}))["outcome"].clone()
+    };
+    let writes = || {
+        let job = json!({"job": {"command": ["head", "-c", "1000000", "/dev/zero"]}});
+        daemon.run(job)["runs"][0]["attempts"][0]["output"]["dropped"].as_u64().expect("a number")
+    };
+    assert_eq!((own_api("before"), writes()), (json!("failed"), 0));
+    write(
+        &daemon,
+        "[http_jobs]\nallow_own_api = true\n[logs]\nsegment_bytes = 65536\nmax_bytes_per_attempt = 131072\n",
+    );
+    assert_eq!(reload(&daemon).0, 200);
+    assert_eq!(own_api("after"), "succeeded");
+    assert!(writes() > 500_000);
+    write(&daemon, "[retention]\nmax_records = 1\n");
+    assert_eq!(reload(&daemon).0, 200);
+    common::until("all but the last are forgotten", || {
+        daemon.get("/v1/runners")["items"].as_array().expect("a list").len() == 1
+    });
+    assert!(daemon.text("/metrics").contains("\nrunward_runners_purged_total 3\n"));
+}
+
+#[test]
 fn signals_that_mean_nothing_end_nothing() {
     let daemon = start("");
     daemon.signal(Signal::SIGUSR1);
