@@ -115,6 +115,23 @@ fn a_request_gets_its_secret_header_and_nobody_else() {
 }
 
 #[test]
+fn a_python_job_has_a_secret_and_leaves_it_nowhere() {
+    const PYTHON: &str = "0nly-a-c0ntextvar-sh0ws-thi5-0ne";
+    let daemon = Setup::new().set("TELEMETRY__FILTER", "trace").start();
+    put(&daemon, "HIDDEN", json!({"value": PYTHON, "secret": true}));
+    let source = "import runward\nasync def main():\n    runward.var('SEEN').set('yes')\n    return len(runward.var('HIDDEN').get())\n";
+    // Kept open: what it changed is kept for the next run, and that is not the secret.
+    let body = json!({"job": {"python": {"source": source}}, "keep_open": true});
+    let runner = daemon.submit(body);
+    let idle = daemon.runner_when(&runner, "idle", |runner| runner["state"] == "idle");
+    assert_eq!(idle["runs"][0]["result"], PYTHON.len(), "{idle}");
+    assert_eq!(leaks(&daemon, &runner, PYTHON), [] as [String; 0]);
+    let path = format!("/v1/runners/{runner}");
+    daemon.request(Method::DELETE, &path).send().expect("an answer");
+    daemon.closed(&runner);
+}
+
+#[test]
 fn a_variable_that_is_not_to_be_had_fails_the_job_and_says_what_to_do() {
     let daemon = Setup::new().start();
     let path = daemon.state_dir().join("gone");

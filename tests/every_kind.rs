@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Daemon, Setup, processes_of};
+use common::{Daemon, Setup, processes_of, python_is_there};
 use libtest_mimic::{Arguments, Trial};
 use nix::sys::signal::Signal;
 use runward::{
@@ -320,6 +320,9 @@ impl World {
 }
 
 fn check(kind: &Kind, case: &Case) {
+    if kind.name == "python" {
+        python_is_there();
+    }
     let daemon = Setup::of(std::env::current_exe().expect("this program"), ROLE).start();
     let mut world = World { daemon: Some(daemon), server: Server::start() };
     let runner = (case.happens)(kind, &mut world);

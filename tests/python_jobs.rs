@@ -9,23 +9,12 @@ use std::{
     process::Command,
 };
 
-use common::{Daemon, Setup, id, until};
+use common::{Daemon, Setup, id, python_is_there, until};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, geteuid},
 };
 use serde_json::{Value, json};
-
-/// Fails with a sentence where there is no Python that these tests can use.
-fn python_is_there() {
-    let output =
-        Command::new("python3").args(["-c", "import sys; print(sys.version_info >= (3, 11))"]).output();
-    let fine = output.is_ok_and(|output| output.stdout == b"True\n");
-    assert!(
-        fine,
-        "python3 is missing or older than 3.11: apt-get install python3, or put a newer one first in PATH"
-    );
-}
 
 fn attempt(runner: &Value) -> &Value {
     &runner["runs"][0]["attempts"][0]

@@ -16,11 +16,10 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{BufRead, BufReader},
-    path::Path,
     process::{Command, Stdio},
 };
 
-use common::Setup;
+use common::{Setup, python_is_there};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -36,7 +35,9 @@ struct Trace {
 
 /// Runs what its first argument holds in a plain `asyncio.Runner`, as often as the second says, and tells how it ended.
 const SCRIPT: &str = r#"
-import asyncio, contextvars, faulthandler, json, sys, types
+import asyncio, contextvars, faulthandler, json, signal, sys, types
+# Whoever starts the tests may ignore it, as shells do for what is in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 faulthandler.dump_traceback_later(60, exit=True)
 runward = sys.modules["runward"] = types.ModuleType("runward")
 variables = {}
@@ -55,16 +56,6 @@ except KeyboardInterrupt:
 except BaseException as error:
     print("=> raised", type(error).__qualname__ + ":", error)
 "#;
-
-fn python_is_there() {
-    let output =
-        Command::new("python3").args(["-c", "import sys; print(sys.version_info >= (3, 11))"]).output();
-    let fine = output.is_ok_and(|output| output.stdout == b"True\n");
-    assert!(
-        fine,
-        "python3 is missing or older than 3.11: apt-get install python3, or put a newer one first in PATH"
-    );
-}
 
 /// The interpreter itself: what stands in PATH may be a script that starts it, and would take the signal.
 fn interpreter() -> String {
@@ -402,52 +393,21 @@ async def main():
 fn keeps_its_context_across_runs() {
     python_is_there();
     let script = as_script(COUNTS, &[], 3);
-    assert_eq!(script.lines[..2], ["0 'unset'", "1 'two\\nlines'"]);
-    // The bootstrap as the daemon starts it, with the variables that the run before has left.
-    let mut variables = BTreeMap::new();
-    let lines: Vec<String> = (0..2).map(|_| run_bootstrap(COUNTS, &mut variables)).collect();
-    assert_eq!(lines, script.lines[..2]);
-    assert_eq!(
-        variables,
-        BTreeMap::from([("SEEN".to_owned(), "2".to_owned())]),
-        "and the text is unset again"
-    );
-}
-
-/// Runs one source in the bootstrap itself, and keeps what it sets.
-fn run_bootstrap(source: &str, variables: &mut BTreeMap<String, String>) -> String {
-    let dir = tempfile::tempdir().expect("a directory");
-    let path = |name: &str| dir.path().join(name);
-    fs::write(path("job.py"), include_str!("../src/kinds/python/bootstrap.py")).expect("written");
-    let names: Vec<_> = variables.keys().collect();
-    let request = json!({"source": source, "args": [], "kwargs": {}, "debug": null, "variables": names});
-    fs::write(path("request"), request.to_string()).expect("written");
-    let output = Command::new(interpreter())
-        .arg(path("job.py"))
-        .envs(&*variables)
-        .env("RUNWARD_RESULT", path("result"))
-        .env("RUNWARD_CONTEXT", path("context"))
-        .output()
-        .expect("it runs");
-    assert!(output.status.success(), "{output:?}");
-    keep(&path("context"), variables);
-    String::from_utf8(output.stdout).expect("text").trim_end().to_owned()
-}
-
-/// As the daemon reads it: here without a check of what makes no sense.
-fn keep(context: &Path, variables: &mut BTreeMap<String, String>) {
-    let text = fs::read_to_string(context).expect("it sets something");
-    let mut lines = text.lines();
-    while let Some(line) = lines.next() {
-        if let Some((name, end)) = line.split_once("<<") {
-            let value: Vec<_> = lines.by_ref().take_while(|line| *line != end).collect();
-            variables.insert(name.into(), value.join("\n"));
-        } else if let Some((name, value)) = line.split_once('=') {
-            variables.insert(name.into(), value.into());
-        } else {
-            variables.remove(line);
-        }
+    assert_eq!(script.lines[..3], ["0 'unset'", "1 'two\\nlines'", "2 None"]);
+    let daemon = Setup::new().start();
+    let job = json!({"python": COUNTS});
+    let runner = daemon.submit(json!({"job": job, "keep_open": true}));
+    for run in 2..=3 {
+        let (status, added) =
+            daemon.post(&format!("/v1/runners/{runner}/runs?wait=60s"), json!({"job": job}));
+        assert_eq!((status, added["runs"].as_array().map(Vec::len)), (200, Some(run)), "{added}");
     }
+    let lines: Vec<String> = (1..=3)
+        .map(|run| daemon.text(&format!("/v1/runners/{runner}/logs?run={run}")).trim_end().to_owned())
+        .collect();
+    assert_eq!(lines[..2], script.lines[..2]);
+    // What is kept between runs of a job is text; `None` unsets.
+    assert_eq!(lines[2], "2 'unset'");
 }
 
 #[test]

@@ -193,6 +193,13 @@ impl Job {
         }
     }
 
+    /// The user and the group that it asks to run as.
+    pub fn identity(&self) -> (Option<&str>, Option<&str>) {
+        let process = self.process();
+        let user = process.and_then(|process| process.user.as_deref());
+        (user, process.and_then(|process| process.group.as_deref()))
+    }
+
     /// Whether it is a task of the daemon's own, not a process.
     pub fn in_process(&self) -> bool {
         self.process().is_none()

@@ -63,6 +63,18 @@ fn who_waits_for_one_that_is_kept_open_waits_for_its_first_run() {
 }
 
 #[test]
+fn a_run_of_another_user_is_refused() {
+    let rig = Rig::start();
+    let id = kept_open(&rig);
+    let me = nix::unistd::User::from_uid(nix::unistd::geteuid()).expect("readable").expect("known").name;
+    let job = json!({"job": {"command": {"argv": ["true"], "user": me}}});
+    let refused = rig.send("POST", &format!("/v1/runners/{id}/runs"), &job);
+    assert_eq!((refused.status, refused.problem().as_str()), (422, "invalid-field"));
+    assert_eq!(refused.json()["field"], "job");
+    assert!(refused.text().contains("each run sets variables for the next one"), "{}", refused.text());
+}
+
+#[test]
 fn an_idle_runner_is_closed_not_cancelled() {
     let rig = Rig::start();
     let id = kept_open(&rig);

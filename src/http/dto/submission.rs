@@ -203,6 +203,15 @@ struct CommandForm {
     /// The program and its arguments.
     #[schema(min_items = 1)]
     argv: Vec<String>,
+    /// How it runs.
+    #[serde(flatten)]
+    process: ProcessForm,
+}
+
+/// How a process runs, whatever it executes.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+struct ProcessForm {
     /// Environment, over the daemon's allow-list and the context.
     env: Option<BTreeMap<String, String>>,
     /// Working directory, absolute.
@@ -225,8 +234,7 @@ struct CommandForm {
     rlimits: Option<BTreeMap<String, RlimitForm>>,
     /// Limits of all of it together.
     limits: Option<LimitsForm>,
-    /// The signal that asks it to stop.
-    #[schema(default = "TERM")]
+    /// The signal that asks it to stop; `TERM` by default, `INT` for Python.
     stop_signal: Option<String>,
     /// The exit codes that count as success.
     #[schema(default = json!([0]), min_items = 1)]
@@ -252,34 +260,9 @@ struct ScriptForm {
     source: String,
     /// Its arguments, `$1` and so on.
     args: Option<Vec<String>>,
-    /// Environment, over the daemon's allow-list and the context.
-    env: Option<BTreeMap<String, String>>,
-    /// Working directory, absolute.
-    #[schema(default = "/")]
-    cwd: Option<String>,
-    /// What it reads on its standard input.
-    stdin: Option<String>,
-    /// The user to run as; only where the daemon runs as root.
-    user: Option<String>,
-    /// The group to run as, the user's own by default; only where the daemon runs as root.
-    group: Option<String>,
-    /// The file mode creation mask: a text of octal digits.
-    #[schema(default = "0022", pattern = "^0?[0-7]{1,3}$")]
-    umask: Option<String>,
-    /// The nice value; the default is the daemon's. Lower ones only where the daemon may.
-    #[schema(minimum = -20, maximum = 19)]
-    nice: Option<i32>,
-    /// Limits of each of its processes, by name: `as`, `core`, `cpu`, `data`, `fsize`, `memlock`, `nofile`, `nproc`,
-    /// `stack`. Higher than the daemon's own only where it may.
-    rlimits: Option<BTreeMap<String, RlimitForm>>,
-    /// Limits of all of it together.
-    limits: Option<LimitsForm>,
-    /// The signal that asks it to stop.
-    #[schema(default = "TERM")]
-    stop_signal: Option<String>,
-    /// The exit codes that count as success.
-    #[schema(default = json!([0]), min_items = 1)]
-    success_exit_codes: Option<Vec<u8>>,
+    /// How it runs.
+    #[serde(flatten)]
+    process: ProcessForm,
 }
 
 /// The source, alone or with all that can be said of it.
@@ -309,34 +292,9 @@ struct PythonForm {
     /// The Python that runs it, a path or a name to be found in the job's `PATH`.
     #[schema(default = "python3")]
     interpreter: Option<String>,
-    /// Environment, over the daemon's allow-list and the context.
-    env: Option<BTreeMap<String, String>>,
-    /// Working directory, absolute.
-    #[schema(default = "/")]
-    cwd: Option<String>,
-    /// What it reads on its standard input.
-    stdin: Option<String>,
-    /// The user to run as; only where the daemon runs as root.
-    user: Option<String>,
-    /// The group to run as, the user's own by default; only where the daemon runs as root.
-    group: Option<String>,
-    /// The file mode creation mask: a text of octal digits.
-    #[schema(default = "0022", pattern = "^0?[0-7]{1,3}$")]
-    umask: Option<String>,
-    /// The nice value; the default is the daemon's. Lower ones only where the daemon may.
-    #[schema(minimum = -20, maximum = 19)]
-    nice: Option<i32>,
-    /// Limits of each of its processes, by name: `as`, `core`, `cpu`, `data`, `fsize`, `memlock`, `nofile`, `nproc`,
-    /// `stack`. Higher than the daemon's own only where it may.
-    rlimits: Option<BTreeMap<String, RlimitForm>>,
-    /// Limits of all of it together.
-    limits: Option<LimitsForm>,
-    /// The signal that asks it to stop.
-    #[schema(default = "INT")]
-    stop_signal: Option<String>,
-    /// The exit codes that count as success.
-    #[schema(default = json!([0]), min_items = 1)]
-    success_exit_codes: Option<Vec<u8>>,
+    /// How it runs.
+    #[serde(flatten)]
+    process: ProcessForm,
 }
 
 #[cfg(test)]
@@ -356,10 +314,20 @@ mod tests {
 
     fn properties<T: PartialSchema>() -> Vec<String> {
         let schema = serde_json::to_value(T::schema()).expect("JSON");
-        let mut names: Vec<_> =
-            schema["properties"].as_object().expect("an object").keys().cloned().collect();
+        let mut names = own_properties(&schema);
+        // What every process has stands once, and is referred to.
+        for part in schema["allOf"].as_array().into_iter().flatten() {
+            names.extend(match part["$ref"].as_str() {
+                Some(_) => own_properties(&serde_json::to_value(ProcessForm::schema()).expect("JSON")),
+                None => own_properties(part),
+            });
+        }
         names.sort();
         names
+    }
+
+    fn own_properties(schema: &serde_json::Value) -> Vec<String> {
+        schema["properties"].as_object().into_iter().flat_map(|map| map.keys().cloned()).collect()
     }
 
     #[test]

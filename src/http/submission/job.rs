@@ -26,36 +26,37 @@ const EXEC_RESERVE: usize = 32 << 10;
 const POINTER: usize = 8;
 /// The kinds of job of the contract.
 pub(super) const KINDS: [&str; 5] = ["command", "script", "http", "python", "handler"];
+/// The fields of every job that is a process.
+const PROCESS: [&str; 11] = [
+    "env",
+    "cwd",
+    "stdin",
+    "user",
+    "group",
+    "umask",
+    "nice",
+    "rlimits",
+    "limits",
+    "stop_signal",
+    "success_exit_codes",
+];
 /// The fields of a command, and of a script.
-pub(in crate::http) const COMMAND: [&str; 12] = [
-    "argv",
-    "env",
-    "cwd",
-    "stdin",
-    "user",
-    "group",
-    "umask",
-    "nice",
-    "rlimits",
-    "limits",
-    "stop_signal",
-    "success_exit_codes",
-];
-pub(in crate::http) const SCRIPT: [&str; 13] = [
-    "source",
-    "args",
-    "env",
-    "cwd",
-    "stdin",
-    "user",
-    "group",
-    "umask",
-    "nice",
-    "rlimits",
-    "limits",
-    "stop_signal",
-    "success_exit_codes",
-];
+pub(in crate::http) const COMMAND: [&str; 12] = of_a_process(["argv"]);
+pub(in crate::http) const SCRIPT: [&str; 13] = of_a_process(["source", "args"]);
+
+/// Fields of one kind, before those of every process.
+pub(super) const fn of_a_process<const OWN: usize, const ALL: usize>(
+    own: [&'static str; OWN],
+) -> [&'static str; ALL] {
+    assert!(OWN + PROCESS.len() == ALL, "all of them and no more");
+    let mut all = [""; ALL];
+    let mut place = 0;
+    while place < ALL {
+        all[place] = if place < OWN { own[place] } else { PROCESS[place - OWN] };
+        place += 1;
+    }
+    all
+}
 
 /// Signals that may ask a job to stop. `KILL` and `STOP` are not among them: nothing can clean up after the first,
 /// and nothing ends by the second.

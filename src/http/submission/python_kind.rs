@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{
-    job::{read_process, without_nul},
+    job::{of_a_process, read_process, without_nul},
     missing,
 };
 use crate::{
@@ -16,24 +16,8 @@ use crate::{
 
 const PATH: &str = "job.python";
 /// The fields of a Python job.
-pub(in crate::http) const PYTHON: [&str; 16] = [
-    "source",
-    "target",
-    "args",
-    "kwargs",
-    "interpreter",
-    "env",
-    "cwd",
-    "stdin",
-    "user",
-    "group",
-    "umask",
-    "nice",
-    "rlimits",
-    "limits",
-    "stop_signal",
-    "success_exit_codes",
-];
+pub(in crate::http) const PYTHON: [&str; 16] =
+    of_a_process(["source", "target", "args", "kwargs", "interpreter"]);
 
 pub(super) fn read(value: Value) -> Result<Python, Problem> {
     match value {
