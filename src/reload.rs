@@ -39,7 +39,7 @@ pub struct Live {
 }
 
 impl Live {
-    /// Takes over all that is not the supervisor's.
+    /// Takes over all that is not the supervisor's, but for what is logged.
     fn set(&self, settings: &Settings) {
         self.http.send_modify(|config| {
             let config = Arc::make_mut(config);
@@ -58,8 +58,11 @@ impl Live {
             rules.allow_link_local = settings.http_jobs_link_local;
         });
         self.quota.send_replace(quota(settings));
-        self.filter.set(&settings.log_filter);
     }
+}
+
+fn keys(list: &[Changed]) -> String {
+    list.iter().map(|changed| changed.key.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// What the settings say of limits.
@@ -123,7 +126,9 @@ impl Reloader {
                 for Changed { key, from, to } in needs_restart {
                     tracing::warn!(key, from, to, "a setting needs a restart, and stays as it was");
                 }
-                let (changed, needs_restart) = (changed.len(), needs_restart.len());
+                // Not before: what is logged from now on may be less. Or more, so the line after it names all keys.
+                self.live.filter.set(&self.settings.log_filter);
+                let (changed, needs_restart) = (keys(changed), keys(needs_restart));
                 tracing::info!(by, changed, needs_restart, "the settings were read again");
             }
             Err(error) => {

@@ -189,6 +189,20 @@ fn retention_quotas_and_what_requests_may_reach_change_at_once() {
 }
 
 #[test]
+fn what_was_changed_is_logged_though_less_is_logged_from_then_on() {
+    let daemon = start("");
+    write(&daemon, "[jobs]\nmax_running = 7\n[telemetry]\nfilter = \"error\"\n");
+    assert_eq!(reload(&daemon).0, 200);
+    for key in ["telemetry.filter", "jobs.max_running"] {
+        daemon.logged(&format!("\"key\":\"{key}\""));
+    }
+    write(&daemon, "[jobs]\nmax_running = 8\n");
+    assert_eq!(reload(&daemon).0, 200);
+    let line = daemon.logged("the settings were read again");
+    assert!(line.contains("\"changed\":\"jobs.max_running, telemetry.filter\""), "{line}");
+}
+
+#[test]
 fn signals_that_mean_nothing_end_nothing() {
     let daemon = start("");
     daemon.signal(Signal::SIGUSR1);
