@@ -13,6 +13,8 @@ use common::{Daemon, Setup, until};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
+const DOCUMENT: &str = include_str!("../docs/metrics.md");
+
 /// Each sample, by its name and labels as they are written.
 fn scrape(daemon: &Daemon) -> BTreeMap<String, f64> {
     let text = daemon.text("/metrics");
@@ -210,7 +212,7 @@ fn every_name_that_is_served_is_documented_and_every_documented_one_is_served() 
     let daemon = Setup::new().start();
     let text = daemon.text("/metrics");
     let served = families(&text);
-    let rows = include_str!("../docs/metrics.md").lines().filter_map(|line| line.strip_prefix("| `"));
+    let rows = DOCUMENT.lines().filter_map(|line| line.strip_prefix("| `"));
     let documented: BTreeMap<String, String> = rows
         .filter_map(|row| {
             let (name, rest) = row.split_once("` | ")?;
@@ -232,22 +234,50 @@ fn every_name_that_is_served_is_documented_and_every_documented_one_is_served() 
     assert_eq!(names.len(), names.iter().collect::<BTreeSet<_>>().len(), "each is told once");
 }
 
-#[test]
-fn promtool_finds_nothing_wrong() {
-    let (daemon, _) = busy();
-    let promtool = Command::new("promtool")
-        .args(["check", "metrics"])
+/// What promtool says of this, given on standard input; it must be content.
+fn promtool(check: &[&str], text: &str) -> String {
+    let mut promtool = Command::new("promtool")
+        .arg("check")
+        .args(check)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .spawn();
-    let mut promtool = promtool.expect("promtool runs; if it is missing: apt-get install --no-install-recommends prometheus, or as .ci/run does");
-    let text = daemon.text("/metrics");
+        .spawn()
+        .expect("promtool runs; if it is missing: apt-get install --no-install-recommends prometheus, or as .ci/run does");
     promtool.stdin.take().expect("piped").write_all(text.as_bytes()).expect("it reads");
     let checked = promtool.wait_with_output().expect("it ends");
     let said =
         String::from_utf8_lossy(&checked.stdout).into_owned() + &String::from_utf8_lossy(&checked.stderr);
-    assert!(checked.status.success() && said.trim().is_empty(), "{said}");
+    assert!(checked.status.success(), "{said}");
+    said
+}
+
+#[test]
+fn promtool_finds_nothing_wrong() {
+    let (daemon, _) = busy();
+    let said = promtool(&["metrics"], &daemon.text("/metrics"));
+    assert!(said.trim().is_empty(), "{said}");
+}
+
+#[test]
+fn the_documented_alerts_are_expressions_of_names_that_are_served() {
+    let alerts = DOCUMENT.split("## Worth an alert").nth(1).expect("alerts");
+    let expressions: Vec<&str> = alerts
+        .lines()
+        .filter_map(|row| row.strip_prefix("| ")?.split_once(" | `")?.1.split('`').next())
+        .collect();
+    assert!(expressions.len() >= 8, "{expressions:?}");
+    let mut rules = "groups:\n- name: documented\n  rules:\n".to_owned();
+    for (number, expression) in expressions.iter().enumerate() {
+        rules.push_str(&format!("  - alert: Documented{number}\n    expr: {}\n", json!(expression)));
+        for name in expression.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_') {
+            if name.starts_with("runward_") || name.starts_with("process_") {
+                let family = name.trim_end_matches("_bucket");
+                assert!(DOCUMENT.contains(&format!("| `{family}` |")), "{name}");
+            }
+        }
+    }
+    promtool(&["rules", "/dev/stdin"], &rules);
 }
 
 #[test]
