@@ -7,6 +7,7 @@ use std::{fs, path::PathBuf, sync::Arc};
 
 use common::{Daemon, Setup, id, in_parallel};
 use jiff::Timestamp;
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -341,6 +342,73 @@ fn each_run_of_a_kept_open_runner_has_its_own_job_and_output() {
     }
     daemon.request(Method::DELETE, &format!("/v1/runners/{runner}")).send().expect("an answer");
     assert_eq!(daemon.closed(&runner)["outcome"], "succeeded");
+}
+
+#[test]
+fn runs_that_never_begin_are_told_as_cancelled() {
+    let daemon = start();
+    let runner = daemon.submit(sleeper(json!({"keep_open": true})));
+    let runs = format!("/v1/runners/{runner}/runs");
+    for _ in 0..2 {
+        assert_eq!(daemon.post(&runs, json!({"job": {"command": ["true"]}})).0, 201);
+    }
+    daemon.running(&runner);
+    daemon.request(Method::DELETE, &format!("/v1/runners/{runner}")).send().expect("an answer");
+    let closed = daemon.closed(&runner);
+    let outcomes: Vec<_> =
+        closed["runs"].as_array().expect("runs").iter().map(|run| &run["outcome"]).collect();
+    assert_eq!(outcomes, ["cancelled", "cancelled", "cancelled"], "{closed}");
+    let why = daemon.get(&format!("/v1/runners/{runner}/explain"));
+    let sentence = why["sentence"].as_str().expect("a sentence");
+    assert!(sentence.contains("after 1 run, and 2 runs that waited did not begin"), "{sentence}");
+}
+
+#[test]
+fn a_runner_that_is_idle_outlives_a_stop_if_its_job_asks_for_that() {
+    let mut daemon = start();
+    let job = json!({"script": "echo KEPT=yes >> $RUNWARD_CONTEXT"});
+    let kept = daemon.submit(with(job.clone(), json!({"keep_open": true, "on_shutdown": "requeue"})));
+    let closes = daemon.submit(with(job, json!({"keep_open": true})));
+    for runner in [&kept, &closes] {
+        daemon.runner_when(runner, "idle", |runner| runner["state"] == "idle");
+    }
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait().success());
+    daemon = daemon.restart();
+    assert_eq!(daemon.closed(&closes)["outcome"], "succeeded");
+    let job = json!({"job": {"script": "echo $KEPT"}});
+    assert_eq!(daemon.post(&format!("/v1/runners/{kept}/runs?wait=60s"), job).0, 200);
+    assert_eq!(daemon.text(&format!("/v1/runners/{kept}/logs?run=2")), "yes\n");
+}
+
+#[test]
+fn a_run_that_was_lost_is_told_as_lost_though_its_runner_goes_on() {
+    let mut daemon = start();
+    let runner = daemon.submit(sleeper(json!({"keep_open": true})));
+    daemon.running(&runner);
+    daemon.crash();
+    daemon = daemon.restart();
+    daemon.runner_when(&runner, "idle", |runner| runner["state"] == "idle");
+    let why = daemon.get(&format!("/v1/runners/{runner}/explain"));
+    let sentence = why["sentence"].as_str().expect("a sentence");
+    assert!(sentence.contains("run 1, was lost with the daemon"), "{sentence}");
+}
+
+#[test]
+fn what_the_first_of_a_queue_waits_for_all_behind_it_do() {
+    let daemon = start();
+    set_queue(&daemon, "narrow", json!({"max_running": 2}));
+    let in_queue = |weight: u32| sleeper(json!({"queue": "narrow", "weight": weight}));
+    let first = daemon.submit(in_queue(1));
+    daemon.running(&first);
+    let heavy = daemon.submit(in_queue(2));
+    let last = daemon.submit(in_queue(1));
+    let why = daemon.get(&format!("/v1/runners/{last}/explain"));
+    assert_eq!(why["facts"]["limit"], json!({"of": "queue", "max": 2}), "{why}");
+    for runner in [last, heavy, first] {
+        daemon.cancel(&runner);
+        daemon.closed(&runner);
+    }
 }
 
 #[test]

@@ -222,6 +222,17 @@ impl Record {
         self.runs.iter().find(|run| run.attempts.is_empty())
     }
 
+    /// What became of a run: of its last attempt, if no other follows; of one that never began when the Runner
+    /// closed, that it was cancelled.
+    pub fn outcome_of(&self, run: &Run) -> Option<Outcome> {
+        match run.attempts.last() {
+            Some(_) if self.again && self.run().is_some_and(|last| last.run == run.run) => None,
+            Some(attempt) => attempt.outcome,
+            None if matches!(self.state, State::Draining | State::Closed) => Some(Outcome::Cancelled),
+            None => None,
+        }
+    }
+
     /// The run and attempt that come next, if its turn comes.
     pub fn next_position(&self) -> (u32, u32) {
         match self.position() {

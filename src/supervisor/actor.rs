@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    core::{Core, Effect, Input, Now, Output, Phase, Token},
+    core::{Core, Effect, Input, Now, Output, Phase, Standing, Token},
     handle::{Archive, Command, Reply, Sent, Stage, Status, Submission, Supervisor},
     hub::Hub,
     ports::{AppendError, Batch, EventLog, Records, Report, Runners},
@@ -282,7 +282,11 @@ impl<R: Runners, S: Records> Actor<R, S> {
                 let facts = self.core.attempt(id).and_then(|key| self.runners.get_loop(key));
                 drop(reply.send(facts));
             }
-            Command::Standing { id, reply } => drop(reply.send(self.core.standing(id))),
+            Command::Standing { id, reply } => {
+                // One whose start could not be recorded does not wait for the core any more.
+                let starts = || self.failing.as_ref().and(self.core.attempt(id)).map(|_| Standing::StoreFailing);
+                drop(reply.send(self.core.standing(id).or_else(starts)));
+            }
             Command::Queues { reply } => drop(reply.send(self.core.queues())),
         }
     }
@@ -468,7 +472,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
     }
 
     fn tell_progress(&self) {
-        let left: Vec<String> = self.core.active().take(NAMED).map(name_of).collect();
+        let left: Vec<String> = self.core.under_way().take(NAMED).map(name_of).collect();
         let deadline = match self.core.phase() {
             Phase::Draining { deadline } | Phase::Forcing { until: deadline } => deadline,
             Phase::Open | Phase::Finished => return,

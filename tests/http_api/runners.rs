@@ -52,7 +52,7 @@ fn a_submission_is_answered_with_its_runner() {
             "priority": 3, "labels": {"team": "data"}, "job": job, "timeout": "1h30m", "cancel_grace": "2.5s",
             "drain_timeout": "5m", "on_lost": "hold", "debug": true, "created_at": null, "started_at": null,
             "closed_at": null, "cancel": null, "drain": null,
-            "runs": [{"run": 1, "job": job, "result": null, "attempts": [{
+            "runs": [{"run": 1, "job": job, "outcome": null, "result": null, "attempts": [{
                 "attempt": 1, "state": "running", "outcome": null, "pid": 4711, "exit": null, "error": null,
                 "output": null, "swept": 0, "context_version": 0, "started_at": null, "ended_at": null,
             }]}],

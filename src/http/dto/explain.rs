@@ -30,7 +30,7 @@ pub(crate) struct Explained {
 #[serde(rename_all = "snake_case")]
 struct Facts {
     /// Why it does not run: `next_to_start`, `in_line`, `key_taken`, `queue_paused`, `delayed`, `scheduled`, `backoff`,
-    /// `held_after_loss`, `held_as_poison`, `held_after_shutdown`, `daemon_stopping`. What it is at: `starting`,
+    /// `held_after_loss`, `held_as_poison`, `held_after_shutdown`, `daemon_stopping`, `store_failing`. What it is at: `starting`,
     /// `running`, `idle`, `cleaning_up`, `being_killed`, `draining`. Why it ended: `succeeded`, `exit_code`, `signal`,
     /// `out_of_memory`, `start_failed`, `error`, `timed_out`, `deadline_passed`, `lost_with_daemon`, `lost`,
     /// `cancelled_in_queue`, `cancelled`, `killed`, `shutdown`, `closed_unused`.

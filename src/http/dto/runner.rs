@@ -105,6 +105,8 @@ pub(super) struct Run {
     run: u32,
     /// What it did.
     job: Job,
+    /// What became of it: `null` as long as it waits, runs, or is to be tried again.
+    outcome: Option<&'static str>,
     /// What its last attempt gave back.
     result: Option<serde_json::Value>,
     /// Its attempts.
@@ -268,6 +270,7 @@ impl From<&job::Record> for Runner {
         let run = |run: &job::Run| Run {
             run: run.run,
             job: run.job.as_deref().map_or_else(|| job.clone(), Job::from),
+            outcome: record.outcome_of(run).map(job::Outcome::as_str),
             result: run.attempts.last().and_then(|attempt| attempt.result.clone()),
             attempts: run.attempts.iter().map(Attempt::from).collect(),
         };

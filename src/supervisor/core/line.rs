@@ -228,7 +228,12 @@ impl Line {
     }
 
     /// Why one that is ready is not running.
-    pub(super) fn standing(&self, ticket: &Ticket, limits: &Limits) -> Option<Standing> {
+    pub(super) fn standing<'a>(
+        &self,
+        ticket: &Ticket,
+        limits: &Limits,
+        others: impl Fn(RunnerId) -> Option<&'a Ticket>,
+    ) -> Option<Standing> {
         if let Some(name) = &ticket.key
             && let Some(holder) = self.keys.get(name).and_then(|key| key.holder)
         {
@@ -240,7 +245,11 @@ impl Line {
         }
         let before = queue.ready.range(..ticket.place);
         let ahead: Vec<_> = before.clone().take(NAMED).map(|place| place.2).collect();
-        let own = queue.settings.max_running.filter(|max| !fits(queue.slots, Some(*max), ticket.weight));
+        // Nobody is overtaken in a queue: what its first one waits for, all of them do.
+        let first = queue.ready.first().and_then(|place| others(place.2)).unwrap_or(ticket);
+        let own = queue.settings.max_running.filter(|max| {
+            [ticket, first].iter().any(|ticket| !fits(queue.slots, Some(*max), ticket.weight))
+        });
         let (limit, running) = match own {
             Some(max) => {
                 let limit = Limit::Queue { name: ticket.queue.to_string(), max };

@@ -222,7 +222,7 @@ pub enum Phase {
 pub struct Counts {
     /// Waiting.
     pub queued: usize,
-    /// From their start to their close.
+    /// From their start to their close, but for those that are kept open with nothing to run.
     pub active: usize,
 }
 
@@ -275,6 +275,8 @@ pub enum Standing {
     },
     /// The daemon stops: it waits for the next start.
     Stopping,
+    /// Its turn has come, but nothing can be recorded, so nothing is started.
+    StoreFailing,
     /// All slots are taken.
     Line {
         /// Its place among those that could start, from 1.

@@ -75,6 +75,8 @@ pub struct Core {
     /// The tickets of those of `waiting` that may start.
     line: Line,
     active: HashMap<RunnerId, Active>,
+    /// How many of `active` are kept open with nothing to run.
+    idle: usize,
     timers: Timers,
     /// Starts and submissions that are not durable yet, in the order of their events.
     starting: VecDeque<(u64, RunnerId)>,
@@ -96,6 +98,7 @@ impl Core {
             waiting: HashMap::new(),
             line: Line::default(),
             active: HashMap::new(),
+            idle: 0,
             timers: Timers::default(),
             starting: VecDeque::new(),
             submitted: VecDeque::new(),
@@ -153,6 +156,7 @@ impl Core {
             self.timers.set(id, Timer::Deadline, now.mono + until(now.wall, at));
         }
         self.active.insert(id, Active { record: Box::new(record), key, gone: true, slot: None });
+        self.idle += 1;
     }
 
     /// Where it is.
@@ -162,10 +166,15 @@ impl Core {
 
     /// How many are where.
     pub fn counts(&self) -> Counts {
-        Counts { queued: self.waiting.len(), active: self.active.len() }
+        Counts { queued: self.waiting.len(), active: self.active.len() - self.idle }
     }
 
-    /// Those that are neither waiting nor closed.
+    /// Those of which something may run.
+    pub fn under_way(&self) -> impl Iterator<Item = &Record> {
+        self.active().filter(|record| record.state != State::Idle)
+    }
+
+    /// Those that are neither waiting nor closed, idle ones too.
     pub fn active(&self) -> impl Iterator<Item = &Record> {
         self.active.values().map(|active| &*active.record)
     }
@@ -182,7 +191,10 @@ impl Core {
             Ready::Held => Some(Standing::Held),
             Ready::Later(_) | Ready::Now if self.phase != Phase::Open => Some(Standing::Stopping),
             Ready::Later(at) => Some(Standing::Until { at }),
-            Ready::Now => self.line.standing(&waiting.ticket, &self.limits),
+            Ready::Now => {
+                let ticket = |id| self.waiting.get(&id).map(|waiting| &waiting.ticket);
+                self.line.standing(&waiting.ticket, &self.limits, ticket)
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     job::{
-        self, Action, AttemptKey, CancelReason, CloseFacts, Drain, Event, EventKind, Illegal, Outcome,
+        self, Action, AttemptKey, CancelReason, CloseFacts, Drain, Event, EventKind, Illegal, OnLost, Outcome,
         Record, Requester, RequeueReason, RunnerId, Spec, State,
     },
     supervisor::ports::{End, IdempotencyKey, KeyedSubmission, News, Records, Report},
@@ -231,14 +231,17 @@ impl Turn<'_> {
             let reason = RequeueReason::NotExecuted;
             self.append(id, EventKind::Requeued { reason, held: false, not_before: None });
         } else {
-            self.close_idle(id);
+            // One whose job asks to go on after a shutdown stays open for the next start.
+            if active.record.spec.on_shutdown == OnLost::Fail {
+                self.close_idle(id);
+            }
             self.cancel_active(id, Requester(name.into()), CancelReason::Shutdown);
         }
     }
 
     fn force_all(&mut self, by: &Requester) {
         self.core.phase = Phase::Forcing { until: self.now.mono + SETTLE };
-        let ids: Vec<RunnerId> = self.core.active.keys().copied().collect();
+        let ids: Vec<RunnerId> = self.core.under_way().map(|record| record.id).collect();
         for id in ids {
             let record = &self.core.active[&id].record;
             if record.state != State::Draining
@@ -272,7 +275,7 @@ impl Turn<'_> {
             }
             Phase::Forcing { until } if until <= self.now.mono => {
                 self.core.phase = Phase::Finished;
-                let abandoned = self.core.active.keys().copied().collect();
+                let abandoned = self.core.under_way().map(|record| record.id).collect();
                 self.out.held.push(Effect::Finished { abandoned });
             }
             Phase::Open | Phase::Draining { .. } | Phase::Forcing { .. } | Phase::Finished => {}
@@ -300,7 +303,7 @@ impl Turn<'_> {
 
     pub(super) fn finish_if_drained(&mut self) {
         match self.core.phase {
-            Phase::Draining { .. } | Phase::Forcing { .. } if self.core.active.is_empty() => {
+            Phase::Draining { .. } | Phase::Forcing { .. } if self.core.counts().active == 0 => {
                 self.core.phase = Phase::Finished;
                 self.out.held.push(Effect::Finished { abandoned: Vec::new() });
             }
@@ -356,8 +359,10 @@ impl Turn<'_> {
         self.core.next_seq += 1;
         self.core.changed.insert(id);
         if let Some(active) = self.core.active.get_mut(&id) {
+            let was_idle = active.record.state == State::Idle;
             job::apply(&mut active.record, &event).unwrap_or_else(distrust);
             let state = active.record.state;
+            self.core.idle = self.core.idle + usize::from(state == State::Idle) - usize::from(was_idle);
             if !runs(state)
                 && let Some(slot) = active.slot.take()
             {

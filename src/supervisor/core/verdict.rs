@@ -104,7 +104,7 @@ pub(in crate::supervisor) fn what_follows(record: &Record, stopping: bool) -> Ne
             if record.next_run().is_some() {
                 return again(RequeueReason::NextRun, OnLost::Requeue);
             }
-            if !stopping && !by_shutdown {
+            if spec.on_shutdown != OnLost::Fail || !stopping && !by_shutdown {
                 return Next::Idle;
             }
         }

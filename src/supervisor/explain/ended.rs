@@ -21,8 +21,12 @@ pub(super) fn sentence(record: &Record, facts: &mut Facts) -> String {
     let what = attempt(record, last, facts);
     match closed {
         Some(closed) if record.spec.keep_open => {
-            let runs = if runs == 1 { "1 run".to_owned() } else { format!("{runs} runs") };
-            format!("It was closed at {} after {runs}; the last one {what}", Time(closed))
+            let count = |runs| if runs == 1 { "1 run".to_owned() } else { format!("{runs} runs") };
+            let dropped = match record.runs.len() - runs {
+                0 => String::new(),
+                dropped => format!(", and {} that waited did not begin", count(dropped)),
+            };
+            format!("It was closed at {} after {}{dropped}; the last one {what}", Time(closed), count(runs))
         }
         Some(_) | None => format!("It {what}"),
     }
@@ -120,7 +124,7 @@ fn tries(record: &Record, last: &Attempt, outcome: Outcome) -> (String, &'static
     }
 }
 
-fn lost(last: &Attempt, facts: &mut Facts) -> String {
+pub(super) fn lost(last: &Attempt, facts: &mut Facts) -> String {
     facts.error.clone_from(&last.error);
     let noticed = last.ended_at.map_or_else(String::new, |at| format!(" at {}", Time(at)));
     if lost_with_daemon(last) {

@@ -111,6 +111,8 @@ reasons! {
     HeldAfterShutdown = "held_after_shutdown",
     /// The daemon stops; it waits for the next start.
     DaemonStopping = "daemon_stopping",
+    /// The store takes nothing, so nothing is started.
+    StoreFailing = "store_failing",
     /// It is being prepared.
     Starting = "starting",
     /// It runs.
@@ -175,9 +177,12 @@ pub fn explain(record: &Record, standing: Option<&Standing>, grace: Duration) ->
         State::Idle => {
             facts.since = record.attempt().and_then(|attempt| attempt.ended_at);
             let run = facts.run.unwrap_or(1);
-            let how = record.attempt().map_or_else(String::new, |last| ended::how(last, last.cancel.as_ref(), "it", &mut facts));
+            let last = record.attempt().map_or_else(String::new, |last| match last.outcome {
+                Some(Outcome::Lost) => ended::lost(last, &mut facts),
+                Some(_) | None => format!("is over: {}", ended::how(last, last.cancel.as_ref(), "it", &mut facts)),
+            });
             facts.reason = Reason::Idle;
-            format!("It is kept open and waits for the next run; the last one, run {run}, is over: {how}")
+            format!("It is kept open and waits for the next run; the last one, run {run}, {last}")
         }
         State::Cancelling => cancelling(record, grace, &mut facts),
         State::Draining => {

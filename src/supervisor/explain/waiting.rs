@@ -32,6 +32,11 @@ pub(super) fn sentence(record: &Record, standing: Option<&Standing>, facts: &mut
             facts.reason = Reason::DaemonStopping;
             "It stays queued because the daemon is stopping; it may run after the next start".into()
         }
+        Some(Standing::StoreFailing) => {
+            facts.reason = Reason::StoreFailing;
+            "Its turn has come, but the store takes nothing, so no start can be recorded; it starts when there is room"
+                .into()
+        }
         Some(Standing::Line { position, of, ahead, limit, running }) => {
             facts.reason = Reason::InLine;
             facts.line = Some((*position, *of));
@@ -58,7 +63,11 @@ fn slots(limit: &Limit, running: &[RunnerId], weight: u32) -> String {
         Limit::InProcess { max } => ("the daemon, for jobs without a process,".to_owned(), max),
     };
     let slots = if *max == 1 { "1 slot".to_owned() } else { format!("{max} slots") };
-    let need = if weight == 1 { String::new() } else { format!(", and this job needs {weight} of them") };
+    let need = match weight {
+        1 => String::new(),
+        _ if weight > *max => format!(", and this job needs {weight}: it runs when it has them alone"),
+        _ => format!(", and this job needs {weight} of them"),
+    };
     match running {
         [] => format!("{of} has {slots}{need}"),
         _ => format!("{of} has {slots}, taken by {}{need}", names(running, running.len())),
