@@ -36,6 +36,7 @@ use screen::Screen;
 pub use error::EXIT_CODES;
 
 /// A command that asks a running daemon, or none at all.
+#[expect(missing_docs, reason = "each is told of by its arguments, and so in its help")]
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Command {
     Run(Box<run::Run>),
