@@ -198,6 +198,7 @@ impl Unseen {
 impl Drop for Unseen {
     fn drop(&mut self) {
         use nix::sys::termios::{SetArg, tcsetattr};
-        drop(tcsetattr(io::stdin(), SetArg::TCSANOW, &self.0));
+        // A terminal that is gone shows nothing.
+        tcsetattr(io::stdin(), SetArg::TCSANOW, &self.0).unwrap_or_default();
     }
 }

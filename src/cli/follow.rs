@@ -2,7 +2,9 @@
 //! anything twice.
 
 use std::{
+    cell::Cell,
     ops::ControlFlow,
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -16,6 +18,7 @@ use super::{
     error::{Code, Error},
     printer::Stream,
     record::{self, text},
+    screen,
 };
 
 /// The first wait before the daemon is tried again; it doubles.
@@ -23,16 +26,26 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// The longest.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
+/// The wait before which a person is told: what passes sooner is nobody's concern.
+const TELL_AT: Duration = Duration::from_millis(400);
+
 /// A connection that broke is tried again for so long.
 pub(super) struct Again {
     limit: Duration,
+    /// Becomes true when there is nothing more to come back to.
+    needless: Rc<Cell<bool>>,
     broken: Option<Instant>,
     wait: Duration,
 }
 
 impl Again {
     pub(super) fn new(limit: Duration) -> Self {
-        Self { limit, broken: None, wait: FIRST_WAIT }
+        Self::unless(limit, Rc::default())
+    }
+
+    /// The same, until it is needless.
+    pub(super) fn unless(limit: Duration, needless: Rc<Cell<bool>>) -> Self {
+        Self { limit, needless, broken: None, wait: FIRST_WAIT }
     }
 
     /// It works.
@@ -45,8 +58,11 @@ impl Again {
     /// # Errors
     /// The same, where it is no fault of the connection, or the time is up.
     async fn wait(&mut self, error: Error) -> Result<(), Error> {
-        if !error.is_connection() {
+        if !error.is_connection() || self.needless.get() {
             return Err(error);
+        }
+        if self.wait == TELL_AT && self.limit > TELL_AT {
+            screen::say(&format!("{}; trying again for {}", error.message, record::span(self.limit)));
         }
         let since = self.broken.get_or_insert_with(Instant::now).elapsed();
         if since >= self.limit {

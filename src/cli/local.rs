@@ -74,12 +74,14 @@ impl Local {
     pub(super) async fn stop(&mut self, interrupts: &mut Interrupts) {
         let Ok(pid) = i32::try_from(self.daemon.id()).map(Pid::from_raw) else { return };
         // Our own child, not waited for yet: the pid is its.
-        drop(kill(pid, Signal::SIGTERM));
-        let Ok(mut stopping) = Stopping::wait_for(pid) else { return };
+        if kill(pid, Signal::SIGTERM).is_err() {
+            return;
+        }
+        let mut stopping = Stopping::wait_for(pid);
         loop {
             tokio::select! {
                 () = stopping.ended() => break,
-                () = interrupts.next() => drop(kill(pid, Signal::SIGTERM)),
+                () = interrupts.next() => if kill(pid, Signal::SIGTERM).is_err() { break },
             }
         }
     }
@@ -97,17 +99,18 @@ impl Drop for Local {
 }
 
 /// Tells when a child has ended, without taking its status.
-struct Stopping(oneshot::Receiver<()>);
+struct Stopping(oneshot::Receiver<bool>);
 
 impl Stopping {
-    fn wait_for(pid: Pid) -> nix::Result<Self> {
+    fn wait_for(pid: Pid) -> Self {
         use nix::sys::wait::{Id, WaitPidFlag, waitid};
         let (tell, ended) = oneshot::channel();
         thread::spawn(move || {
-            drop(waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT));
-            drop(tell.send(()));
+            let waited = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+            // Nobody may wait any more.
+            tell.send(waited.is_ok()).unwrap_or_default();
         });
-        Ok(Self(ended))
+        Self(ended)
     }
 
     async fn ended(&mut self) {

@@ -75,14 +75,7 @@ impl Logs {
         let printer = Printer::start(screen, self.raw || self.common.json);
         let read = wanted
             .each(&client, Again::new(self.common.reconnect), async |piece| {
-                let taken = match (piece.gap(), self.common.json) {
-                    (_, true) => printer.line(String::from_utf8_lossy(piece.line).into_owned()).await,
-                    (Some(bytes), false) => {
-                        printer.say(&format!("{bytes} bytes of output are deleted: it was more than is kept"));
-                        Ok(())
-                    }
-                    (None, false) => printer.bytes(piece.stream(), piece.bytes()).await,
-                };
+                let taken = printer.output(&piece, self.common.json).await;
                 if taken.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })
             .await;

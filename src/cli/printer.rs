@@ -7,7 +7,10 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::screen::{Cleaner, Screen};
+use super::{
+    follow::Output,
+    screen::{Cleaner, Screen},
+};
 
 /// Pieces that wait to be printed: each has 128 KiB at the most.
 const WAITING: usize = 16;
@@ -63,6 +66,18 @@ impl Printer {
     pub(super) async fn line(&self, mut line: String) -> Result<(), Closed> {
         line.push('\n');
         self.bytes(Stream::Out, line.into_bytes()).await
+    }
+
+    /// A piece of a job's output, or with `json` the line that told of it.
+    pub(super) async fn output(&self, piece: &Output<'_>, json: bool) -> Result<(), Closed> {
+        match (piece.gap(), json) {
+            (_, true) => self.line(String::from_utf8_lossy(piece.line).into_owned()).await,
+            (Some(bytes), false) => {
+                self.say(&format!("{bytes} bytes of output are deleted: it was more than is kept"));
+                Ok(())
+            }
+            (None, false) => self.bytes(piece.stream(), piece.bytes()).await,
+        }
     }
 
     /// Left out where the printer is busy: it is of this moment only.

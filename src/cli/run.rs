@@ -1,9 +1,9 @@
 //! `run`: a job as if it were a command of the shell. Its output here, Ctrl-C a cancellation, its exit code ours.
 
-use std::{ops::ControlFlow, pin::pin, time::Duration};
+use std::{cell::Cell, ops::ControlFlow, pin::pin, rc::Rc, time::Duration};
 
 use hyper::{Method, header::HeaderName};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval_at},
@@ -185,36 +185,57 @@ impl Run {
     }
 
     async fn follow(&self, client: &Client, id: &str, run: u64, printer: &Printer) -> Result<Followed, Error> {
-        let logs = Logs { id: id.to_owned(), run: Some(run), follow: true, ..Logs::default() };
-        let again = Again::new(self.common.reconnect);
-        let lost = |error: Error| {
-            let message = format!(
-                "{}. Lost sight of the runner {id}: once the daemon is back, `runward show {}` tells what became of it",
-                error.message,
-                short(id)
-            );
-            if error.is_connection() { Error { code: Code::Broken, message, ..error } } else { error }
+        let over = Rc::new(Cell::new(false));
+        let again = || Again::unless(self.common.reconnect, Rc::clone(&over));
+        // A daemon that is stopped ends its jobs, and is gone before it can be asked what became of this one.
+        let mut told = Told::new(id, run);
+        let watched = {
+            let mut watching = pin!(told.listen(client, again(), &over));
+            let mut staying = pin!(self.stay(client, id, run, printer, again(), again()));
+            loop {
+                tokio::select! {
+                    biased;
+                    stayed = &mut staying => break stayed,
+                    () = &mut watching, if !over.get() => over.set(true),
+                }
+            }
         };
+        match watched {
+            Err(error) if error.is_connection() => match told.record() {
+                Some(record) => Ok(Followed::Over(record)),
+                None => {
+                    let message = format!(
+                        "{}. Lost sight of the runner {id}: once the daemon is back, `runward show {}` tells what became of it",
+                        error.message,
+                        short(id)
+                    );
+                    Err(Error { code: Code::Broken, message, ..error })
+                }
+            },
+            watched => watched,
+        }
+    }
+
+    async fn stay(
+        &self,
+        client: &Client,
+        id: &str,
+        run: u64,
+        printer: &Printer,
+        again: Again,
+        mut again_later: Again,
+    ) -> Result<Followed, Error> {
+        let logs = Logs { id: id.to_owned(), run: Some(run), follow: true, ..Logs::default() };
         let mut closed = false;
         logs.each(client, again, async |piece| {
-            let taken = match (piece.gap(), self.common.json) {
-                (_, true) => printer.line(String::from_utf8_lossy(piece.line).into_owned()).await,
-                (Some(bytes), false) => {
-                    printer.say(&format!("{bytes} bytes of output are deleted: it was more than is kept"));
-                    Ok(())
-                }
-                (None, false) => printer.bytes(piece.stream(), piece.bytes()).await,
-            };
-            closed |= taken.is_err();
+            closed |= printer.output(&piece, self.common.json).await.is_err();
             if closed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
-        .await
-        .map_err(lost)?;
+        .await?;
         if closed {
             return Ok(Followed::NobodyReads);
         }
-        let mut again = Again::new(self.common.reconnect);
-        follow::over(client, id, Some(run), &mut again).await.map(Followed::Over).map_err(lost)
+        follow::over(client, id, Some(run), &mut again_later).await.map(Followed::Over)
     }
 
     /// The first request cancels, the second one forces.
@@ -247,8 +268,49 @@ impl Run {
         let id = text(record, "/id");
         match client.get(&format!("/v1/runners/{id}/explain")).await {
             Ok(explained) => printer.say(text(&explained, "/sentence")),
-            Err(_) => printer.say(&format!("the job's end: {outcome}")),
+            Err(_) => printer.say(&format!("the job's end: {outcome}; the daemon is gone")),
         }
+    }
+}
+
+/// What the events tell of a run: enough for its end.
+struct Told {
+    id: String,
+    run: u64,
+    current: u64,
+    attempt: Value,
+    outcome: Option<Value>,
+}
+
+impl Told {
+    fn new(id: &str, run: u64) -> Self {
+        Self { id: id.to_owned(), run, current: 0, attempt: Value::Null, outcome: None }
+    }
+
+    /// Returns when the runner has closed.
+    async fn listen(&mut self, client: &Client, mut again: Again, over: &Cell<bool>) {
+        let id = self.id.clone();
+        let listened = follow::events(client, Some(&id), Some(0), &mut again, async |event| {
+            match text(event, "/type") {
+                "starting" => self.current = event["run"].as_u64().unwrap_or(0),
+                "attempt_ended" if self.current == self.run => self.attempt = event.clone(),
+                "closed" => self.outcome = Some(event["outcome"].clone()),
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        });
+        // Where it fails, so does what it stands in for, and that is told.
+        if listened.await.is_err() || over.get() {
+            std::future::pending().await
+        }
+    }
+
+    /// As much of the record as they told, if it has closed.
+    fn record(self) -> Option<Value> {
+        let outcome = self.outcome?;
+        let attempts = if self.attempt.is_null() { json!([]) } else { json!([self.attempt]) };
+        let runs = json!([{"run": self.run, "attempts": attempts}]);
+        Some(json!({"id": self.id, "state": "closed", "outcome": outcome, "runs": runs}))
     }
 }
 

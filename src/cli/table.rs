@@ -22,21 +22,27 @@ impl From<&str> for Cell {
     }
 }
 
-/// Rows under a heading. Columns in which nothing stands are left out; where it is too wide, the last column is cut
-/// first, then the widest.
+/// Rows under a heading. Columns in which nothing stands are left out. Where it is too wide, the last column is cut
+/// first, then the widest, never the first; then the last but one is left out.
 pub(super) fn table(screen: &Screen, heading: &[&str], rows: Vec<Vec<Cell>>) -> String {
     let rows: Vec<Vec<Cell>> = rows
         .into_iter()
         .map(|row| row.into_iter().map(|Cell(text, look)| Cell(one_line(&text), look)).collect())
         .collect();
-    let used: Vec<usize> =
+    let mut used: Vec<usize> =
         (0..heading.len()).filter(|column| rows.iter().any(|row| !row[*column].0.is_empty())).collect();
     let mut widths: Vec<usize> = used
         .iter()
         .map(|column| rows.iter().map(|row| cells(&row[*column].0)).max().unwrap_or(0).max(heading[*column].len()))
         .collect();
     if let Some(width) = screen.width() {
-        fit(&mut widths, width);
+        let mut whole = widths.clone();
+        while fit(&mut widths, width) > 0 && used.len() > 2 {
+            used.remove(used.len() - 2);
+            whole.remove(whole.len() - 2);
+            // From what they were: the others share the room that it leaves.
+            widths.clone_from(&whole);
+        }
     }
     let line = |row: &dyn Fn(usize) -> (String, Look)| {
         let mut line = String::new();
@@ -59,8 +65,8 @@ pub(super) fn table(screen: &Screen, heading: &[&str], rows: Vec<Vec<Cell>>) -> 
     printed
 }
 
-/// Makes columns narrower until they fit.
-fn fit(widths: &mut [usize], width: usize) {
+/// Makes columns narrower until they fit; what they are too wide by after all.
+fn fit(widths: &mut [usize], width: usize) -> usize {
     let total = |widths: &[usize]| widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
     let mut over = total(widths).saturating_sub(width);
     if let Some(last) = widths.last_mut() {
@@ -69,10 +75,12 @@ fn fit(widths: &mut [usize], width: usize) {
         over -= less;
     }
     while over > 0 {
-        let Some(widest) = widths.iter_mut().max().filter(|widest| **widest > LEAST) else { break };
+        let widest = widths.iter_mut().skip(1).max().filter(|widest| **widest > LEAST);
+        let Some(widest) = widest else { break };
         *widest -= 1;
         over -= 1;
     }
+    over
 }
 
 /// Facts, one a line, under each other. What has no value is left out.
@@ -96,14 +104,11 @@ mod tests {
     #[test]
     fn the_last_column_is_cut_first_and_then_the_widest() {
         let mut widths = [8, 4, 40];
-        fit(&mut widths, 40);
-        assert_eq!(widths, [8, 4, 24]);
-        let mut widths = [30, 4, 40];
-        fit(&mut widths, 40);
-        assert_eq!(widths.iter().sum::<usize>() + 4, 40);
-        assert!(widths[2] >= 12);
-        let mut widths = [4, 4];
-        fit(&mut widths, 3);
-        assert_eq!(widths, [4, 4], "what is this narrow is not cut");
+        assert_eq!((fit(&mut widths, 40), widths), (0, [8, 4, 24]));
+        let mut widths = [8, 30, 40];
+        assert_eq!(fit(&mut widths, 40), 0);
+        assert!(widths.iter().sum::<usize>() + 4 == 40 && widths[2] >= 12, "{widths:?}");
+        let mut widths = [8, 4];
+        assert_eq!((fit(&mut widths, 10), widths), (4, [8, 4]), "what is this narrow is not cut");
     }
 }
