@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::{
     client::{Ask, Client},
-    error::{Code, Error},
+    error::{Cause, Code, Error},
     printer::Stream,
     record::{self, text},
     screen,
@@ -32,7 +32,7 @@ const TELL_AT: Duration = Duration::from_millis(400);
 /// A connection that broke is tried again for so long.
 pub(super) struct Again {
     limit: Duration,
-    /// Becomes true when there is nothing more to come back to.
+    /// Becomes true when it is over: a daemon that is gone then is not waited for.
     needless: Rc<Cell<bool>>,
     broken: Option<Instant>,
     wait: Duration,
@@ -58,7 +58,8 @@ impl Again {
     /// # Errors
     /// The same, where it is no fault of the connection, or the time is up.
     async fn wait(&mut self, error: Error) -> Result<(), Error> {
-        if !error.is_connection() || self.needless.get() {
+        let gone = matches!(error.cause, Cause::Unreachable);
+        if !error.is_connection() || (gone && self.needless.get()) {
             return Err(error);
         }
         if self.wait == TELL_AT && self.limit > TELL_AT {

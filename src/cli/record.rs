@@ -174,7 +174,7 @@ pub(super) fn job(job: &Value) -> String {
 
 /// The first line that says something.
 fn first_line(source: &str) -> String {
-    let mut lines = source.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("#!"));
+    let mut lines = source.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
     let first = lines.next().unwrap_or_default().trim();
     if lines.next().is_some() { format!("{first} …") } else { first.to_owned() }
 }
@@ -264,7 +264,7 @@ mod tests {
     fn jobs_look_as_they_are_typed() {
         let shown = |value| job(&value);
         assert_eq!(shown(json!({"command": {"argv": ["sh", "-c", "echo 'a b'"]}})), r"sh -c 'echo '\''a b'\'''");
-        assert_eq!(shown(json!({"script": {"source": "#!/bin/sh\n\necho a\necho b\n"}})), "echo a …");
+        assert_eq!(shown(json!({"script": {"source": "#!/bin/sh\n\n# why\necho a\necho b\n"}})), "echo a …");
         assert_eq!(shown(json!({"http": {"method": "GET", "url": "http://x/"}})), "GET http://x/");
     }
 
