@@ -76,7 +76,7 @@ async fn run(
             scope.cancellable(Box::pin(inside.http.run(job, &variables, &output))).await?
         }
         Job::Handler(job) => handler::run(&inside.handlers, job, Call::new(record.clone(), variables, scope, output)).await?,
-        Job::Command(_) | Job::Script(_) => {
+        Job::Command(_) | Job::Script(_) | Job::Python(_) => {
             let failure = Failure::new("internal", "a job of processes was given to the daemon itself");
             End { error: Some(failure), ..End::default() }
         }

@@ -417,7 +417,10 @@ impl<R: Runners, S: Records> Actor<R, S> {
             }
             Effect::Go(key) => self.runners.go(key),
             Effect::Cancel(key) => self.runners.cancel(key),
-            Effect::Force(key) => self.runners.force(key),
+            Effect::Force(key) => match self.core.phase() {
+                Phase::Forcing { .. } | Phase::Finished => self.runners.force_at_once(key),
+                Phase::Open | Phase::Draining { .. } => self.runners.force(key),
+            },
             Effect::Abort(key) => {
                 let in_flight = self.in_flight.as_mut().map(|in_flight| &mut in_flight.held);
                 let held = in_flight.into_iter().chain([&mut self.pending.held]);

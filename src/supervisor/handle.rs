@@ -148,6 +148,9 @@ pub enum Refusal {
     /// One is a process, the other a task of the daemon's: they don't share a loop.
     #[error("a Runner takes either processes or jobs that run in the daemon, as its first job was")]
     OtherLoop,
+    /// It runs as somebody else than the Runner's first job.
+    #[error("all runs of a Runner run as the same user and group")]
+    OtherUser,
     /// The supervisor has ended.
     #[error("the supervisor has ended")]
     Ended,
@@ -469,6 +472,7 @@ impl From<super::core::Denied> for Refusal {
             super::core::Denied::Closing => Self::Closing,
             super::core::Denied::TooManyRuns { max } => Self::TooManyRuns { max },
             super::core::Denied::OtherLoop => Self::OtherLoop,
+            super::core::Denied::OtherUser => Self::OtherUser,
         }
     }
 }

@@ -401,3 +401,14 @@ pub fn in_parallel<T: Send + 'static>(
     }
     results
 }
+
+/// Fails with a sentence where there is no Python that jobs can use.
+pub fn python_is_there() {
+    let output =
+        Command::new("python3").args(["-c", "import sys; print(sys.version_info >= (3, 11))"]).output();
+    let fine = output.is_ok_and(|output| output.stdout == b"True\n");
+    assert!(
+        fine,
+        "python3 is missing or older than 3.11: apt-get install python3, or put a newer one first in PATH"
+    );
+}

@@ -85,7 +85,7 @@ impl Jobs {
             Some(Job::Script(script)) => script.source.clone(),
             Some(Job::Handler(handler)) => handler.name.clone(),
             Some(Job::Http(http)) => http.url.clone(),
-            None => String::new(),
+            Some(Job::Python(_)) | None => String::new(),
         }
     }
 }

@@ -180,6 +180,9 @@ pub enum Denied {
     },
     /// One is a process, the other a task of the daemon's: they don't share a loop.
     OtherLoop,
+    /// It runs as somebody else than the Runner's first job: variables that one user sets would reach the other's
+    /// processes.
+    OtherUser,
 }
 
 /// What an input leads to.
