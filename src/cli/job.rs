@@ -13,9 +13,9 @@ use super::error::{Code, Error};
 
 /// What to run, and how.
 #[derive(Clone, Debug, Default, clap::Args)]
-#[command(group = ArgGroup::new("kind").args(["script", "python", "http", "handler"]))]
+#[command(group = ArgGroup::new("kind").args(["script", "python", "target", "http", "handler"]))]
 pub struct Submission {
-    /// The program and its arguments; with --script and --python the arguments.
+    /// The program and its arguments; with --script, --python and --target the arguments.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND", required_unless_present = "kind")]
     argv: Vec<String>,
 
@@ -25,6 +25,12 @@ pub struct Submission {
     /// Run the Python program in this file, or `-` for standard input: it has an `async def main()`.
     #[arg(long, value_name = "FILE", help_heading = "What to run")]
     python: Option<PathBuf>,
+    /// Run this `async def` of a Python module that the job's interpreter can import.
+    #[arg(long, value_name = "MODULE:NAME", help_heading = "What to run")]
+    target: Option<String>,
+    /// The Python to run it with [default: python3].
+    #[arg(long, value_name = "PROGRAM", help_heading = "What to run")]
+    interpreter: Option<String>,
     /// Have the daemon make a request to this address.
     #[arg(long, value_name = "URL", help_heading = "What to run", conflicts_with = "argv")]
     http: Option<String>,
@@ -243,11 +249,21 @@ impl Submission {
             self.no_process("handler")?;
             return Ok(json!({"handler": {"name": name, "args": self.args}}));
         }
-        let (kind, mut fields) = match (&self.script, &self.python) {
-            (Some(file), _) => ("script", self.source(file)?),
-            (None, Some(file)) => ("python", self.source(file)?),
-            (None, None) => ("command", Fields(Map::from_iter([("argv".into(), json!(self.argv))]))),
+        let (kind, mut fields) = match (&self.script, &self.python, &self.target) {
+            (Some(file), _, _) => ("script", self.source(file)?),
+            (None, Some(file), _) => ("python", self.source(file)?),
+            (None, None, Some(target)) => {
+                let mut fields = Fields(Map::from_iter([("target".into(), json!(target))]));
+                fields.some("args", !self.argv.is_empty(), || json!(self.argv));
+                ("python", fields)
+            }
+            (None, None, None) => ("command", Fields(Map::from_iter([("argv".into(), json!(self.argv))]))),
         };
+        if kind == "python" {
+            fields.add("interpreter", self.interpreter.clone());
+        } else if self.interpreter.is_some() {
+            return Err(Error::usage("--interpreter is of --python and --target; a script names its own in its first line, `#!…`"));
+        }
         self.process(&mut fields, here)?;
         Ok(json!({kind: fields.0}))
     }

@@ -169,6 +169,7 @@ fn whole(screen: &Screen, runner: &Value, sentence: &str) -> String {
         ("started", at("/started_at")),
         ("closed", at("/closed_at")),
         ("cancelled by", optional("/cancel/by")),
+        ("result", result(runner)),
     ]);
     let rows = attempts(runner, now);
     if !rows.is_empty() {
@@ -181,6 +182,12 @@ fn whole(screen: &Screen, runner: &Value, sentence: &str) -> String {
         printed += &table(screen, &["CANCELLATION", "STEP", "TARGET"], steps);
     }
     printed
+}
+
+/// What the last run gave back.
+fn result(runner: &Value) -> String {
+    let result = record::run(runner, None).and_then(|run| run.get("result"));
+    result.filter(|result| !result.is_null()).map_or_else(String::new, Value::to_string)
 }
 
 fn attempts(runner: &Value, now: Timestamp) -> Vec<Vec<Cell>> {

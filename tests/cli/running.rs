@@ -175,6 +175,28 @@ fn scripts_programs_and_standard_input_are_taken_from_files_and_pipes() {
 }
 
 #[test]
+fn a_coroutine_of_python_is_run_and_cancelled_as_by_asyncio() {
+    let daemon = Setup::new().start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("job.py");
+    let source = "import asyncio\nasync def main(name='nobody'):\n    print('hello', name, flush=True)\n    \
+                  if name == 'sleeper':\n        try:\n            await asyncio.sleep(600)\n        finally:\n            \
+                  print('tidy', flush=True)\n    return 42\n";
+    std::fs::write(&path, source).expect("written");
+    let file = path.display().to_string();
+    assert_eq!(done(&daemon, &["run", "--python", &file, "--", "Ada"]), "hello Ada\n");
+    assert!(done(&daemon, &["show", "-"]).contains("42"), "its result is shown");
+    let mut terminal = Terminal::start(client(&daemon, &["run", "--python", &file, "--", "sleeper"]));
+    terminal.wait_for("hello sleeper\r\n");
+    terminal.press("\x03");
+    let (code, shown) = terminal.end();
+    assert_eq!(code, Some(130), "{shown}");
+    assert!(shown.contains("tidy\r\n"), "{shown}");
+    let python_path = format!("PYTHONPATH={}", dir.path().display());
+    assert_eq!(done(&daemon, &["run", "--target", "job:main", "-e", &python_path]), "hello nobody\n");
+}
+
+#[test]
 fn a_closed_pipe_ends_the_job_as_it_would_end_a_command() {
     let daemon = Setup::new().start();
     let mut run = client(&daemon, &["run", "--name", "yes", "--", "yes"])
