@@ -81,7 +81,7 @@ impl Local {
         loop {
             tokio::select! {
                 () = stopping.ended() => break,
-                () = interrupts.next() => if kill(pid, Signal::SIGTERM).is_err() { break },
+                _ = interrupts.next() => if kill(pid, Signal::SIGTERM).is_err() { break },
             }
         }
     }

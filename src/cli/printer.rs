@@ -26,6 +26,8 @@ enum Piece {
     Bytes(Stream, Vec<u8>),
     /// Stands on the last line of the terminal until something else is printed.
     Status(String),
+    /// The terminal showed what was typed.
+    Typed,
     /// Something to say beside the output.
     Said(String),
 }
@@ -83,6 +85,11 @@ impl Printer {
     /// Left out where the printer is busy: it is of this moment only.
     pub(super) fn status(&self, text: String) {
         drop(self.pieces.try_send(Piece::Status(text)));
+    }
+
+    /// The person typed something that shows.
+    pub(super) fn typed(&self) {
+        drop(self.pieces.try_send(Piece::Typed));
     }
 
     /// Said even where output is stuck, then past it.
@@ -157,6 +164,10 @@ impl Paper {
                     self.status = true;
                     drop(write(Stream::Err, format!("\r\x1b[K{line}").as_bytes()));
                 }
+                Ok(())
+            }
+            Piece::Typed => {
+                self.at_start &= !self.terminal;
                 Ok(())
             }
             Piece::Said(text) => {

@@ -62,12 +62,22 @@ impl Interrupts {
         Ok(Self { int: listen(SignalKind::interrupt())?, term: listen(SignalKind::terminate())? })
     }
 
-    pub(super) async fn next(&mut self) {
+    /// The next one, whichever it is.
+    pub(super) async fn next(&mut self) -> Interrupt {
         tokio::select! {
-            _ = self.int.recv() => {}
-            _ = self.term.recv() => {}
+            _ = self.int.recv() => Interrupt::Typed,
+            _ = self.term.recv() => Interrupt::Sent,
         }
     }
+}
+
+/// Which of them came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interrupt {
+    /// SIGINT: on a terminal `^C` stands where the cursor was.
+    Typed,
+    /// SIGTERM.
+    Sent,
 }
 
 /// A runner and the number of the run that was submitted.
@@ -141,7 +151,10 @@ impl Run {
             loop {
                 tokio::select! {
                     biased;
-                    () = interrupts.next() => {
+                    interrupt = interrupts.next() => {
+                        if interrupt == Interrupt::Typed {
+                            printer.typed();
+                        }
                         requests += 1;
                         if requests > 2 {
                             return Err(Error::new(Code::Cancelled, format!("not waited for any longer; the runner {id} may still be ending: `runward show {}`", short(&id))));
@@ -179,7 +192,7 @@ impl Run {
             printed = printer.finish() => printed.map_err(|error| {
                 Error::new(Code::Broken, format!("the output can't be written: {error}"))
             })?,
-            () = interrupts.next() => {}
+            _ = interrupts.next() => {}
         }
         Ok(record::exit_code(&record, Some(run)))
     }

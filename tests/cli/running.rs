@@ -212,6 +212,27 @@ fn a_closed_pipe_ends_the_job_as_it_would_end_a_command() {
 }
 
 #[test]
+fn output_that_nobody_takes_does_not_keep_it_from_being_interrupted() {
+    let daemon = Setup::new().start();
+    let mut run = client(&daemon, &["run", "--name", "flood", "--", "yes"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it runs");
+    let mut some = [0; 4];
+    run.stdout.as_mut().expect("piped").read_exact(&mut some).expect("some");
+    let pid = Pid::from_raw(i32::try_from(run.id()).expect("a pid"));
+    // The pipe is full, and stays so.
+    crate::common::until("three signals are enough", || {
+        kill(pid, Signal::SIGTERM).expect("not waited for yet");
+        run.try_wait().expect("a child").is_some()
+    });
+    assert_eq!(run.wait().expect("it ended").code(), Some(130));
+    let id = done(&daemon, &["ps", "-a", "--ids", "--name", "flood"]).trim().to_owned();
+    daemon.closed(&id);
+}
+
+#[test]
 fn a_runner_that_is_kept_open_takes_further_runs() {
     let daemon = Setup::new().start();
     assert_eq!(done(&daemon, &["run", "--name", "open", "--keep-open", "--", "echo", "1"]), "1\n");
