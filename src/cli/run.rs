@@ -12,7 +12,7 @@ use tokio::{
 use super::{
     client::{Ask, Client},
     connect::Common,
-    error::{Code, Error},
+    error::{Cause, Code, Error},
     follow::{self, Again, Logs},
     ids,
     job::{Here, Submission},
@@ -98,7 +98,14 @@ pub(super) async fn submit(client: &Client, submission: &Submission, here: &Here
     if let Some(key) = &submission.idempotency_key {
         ask = ask.header(HeaderName::from_static("idempotency-key"), key)?;
     }
-    let answer = client.ask(ask).await?;
+    let unknown = |error: Error| match error.cause {
+        Cause::Broken => {
+            let message = format!("{}. It is not known whether the job was accepted: see `runward ps -a`", error.message);
+            Error { message, ..error }
+        }
+        Cause::Unreachable | Cause::Problem(_) | Cause::Here => error,
+    };
+    let answer = client.ask(ask).await.map_err(unknown)?;
     let run = answer.headers.get("runward-run").and_then(|run| run.to_str().ok()?.parse().ok()).unwrap_or(1);
     let record = answer.json().await?;
     let id = text(&record, "/id").to_owned();

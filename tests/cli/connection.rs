@@ -48,8 +48,11 @@ fn case_44_over_tcp_a_token_is_needed_and_none_is_ever_on_the_command_line() {
     assert_eq!(said(&mut client(&daemon, &["run", "--", "true"])).code, Some(0));
 }
 
-/// A socket that passes on to the daemon's, and cuts each answer that is longer than this.
-fn cutting(daemon: &Daemon, after: usize) -> (PathBuf, Arc<AtomicUsize>) {
+/// Answers that are cut; those after them come whole, for a piece that is longer than the cut.
+const CUTS: usize = 12;
+
+/// A socket that passes on to the daemon's, and cuts answers that are longer than this.
+fn cutting(daemon: &Daemon, after: u64) -> (PathBuf, Arc<AtomicUsize>) {
     let (to, path) = (daemon.state_dir().join("api.sock"), daemon.state_dir().join("cut.sock"));
     let listener = UnixListener::bind(&path).expect("bound");
     let cut = Arc::new(AtomicUsize::new(0));
@@ -58,9 +61,11 @@ fn cutting(daemon: &Daemon, after: usize) -> (PathBuf, Arc<AtomicUsize>) {
         for client in listener.incoming().map_while(Result::ok) {
             let (to, cut) = (to.clone(), Arc::clone(&counted));
             thread::spawn(move || {
-                if pass(client, &to, after) {
+                let limit = if cut.load(Ordering::Relaxed) < CUTS { after } else { u64::MAX };
+                if pass(&client, &to, limit) {
                     cut.fetch_add(1, Ordering::Relaxed);
                 }
+                drop(client.shutdown(Shutdown::Both));
             });
         }
     });
@@ -68,43 +73,50 @@ fn cutting(daemon: &Daemon, after: usize) -> (PathBuf, Arc<AtomicUsize>) {
 }
 
 /// Whether it was cut.
-fn pass(client: UnixStream, to: &Path, after: usize) -> bool {
+fn pass(client: &UnixStream, to: &Path, limit: u64) -> bool {
     let daemon = UnixStream::connect(to).expect("the daemon is there");
     let mut upward = (client.try_clone().expect("a descriptor"), daemon.try_clone().expect("a descriptor"));
     thread::spawn(move || drop(std::io::copy(&mut upward.0, &mut upward.1)));
-    let (mut from, mut into) = ((&daemon).take(after as u64), &client);
+    let (mut from, mut into) = ((&daemon).take(limit), client);
     // Either end may be gone.
     let passed = std::io::copy(&mut from, &mut into);
     drop(daemon.shutdown(Shutdown::Both));
-    drop(client.shutdown(Shutdown::Both));
-    passed.is_ok_and(|bytes| bytes == after as u64)
+    passed.is_ok_and(|bytes| bytes == limit)
+}
+
+/// A line that is long enough for a few of them to be cut.
+fn line(attempt: usize, number: usize) -> String {
+    format!("{attempt} {number} of lines that are cut somewhere\n")
 }
 
 #[test]
 fn a_follower_whose_connection_breaks_goes_on_where_it_was() {
     let daemon = Setup::new().start();
-    let (socket, cut) = cutting(&daemon, 6000);
-    let script = "n=0; while [ $n -lt 300 ]; do n=$((n+1)); echo line $n; sleep 0.001; done; exit 5";
-    let expected: String = (1..=300).map(|number| format!("line {number}\n")).collect();
+    let (socket, cut) = cutting(&daemon, 3000);
+    let script = "n=0; while [ $n -lt 300 ]; do n=$((n+1)); echo 1 $n of lines that are cut somewhere; sleep 0.001; done; exit 5";
+    let expected: String = (1..=300).map(|number| line(1, number)).collect();
     let url = format!("unix:{}", socket.display());
     let run = said(program().args(["run", "--url", &url, "--", "sh", "-c", script]));
     assert_eq!((run.code, run.out.as_str()), (Some(5), expected.as_str()), "{}", run.err);
+    let in_run = cut.swap(0, Ordering::Relaxed);
     let logs = said(program().args(["logs", "-f", "--url", &url, "-"]));
     assert_eq!((logs.code, logs.out.as_str()), (Some(0), expected.as_str()), "{}", logs.err);
-    assert!(cut.load(Ordering::Relaxed) > 5, "the connections did break");
+    let in_logs = cut.load(Ordering::Relaxed);
+    assert!(in_run > 2 && in_logs > 2, "the connections did break: {in_run}, {in_logs}");
 }
 
 #[test]
 fn retries_are_followed_over_broken_connections() {
     let daemon = Setup::new().start();
-    let (socket, cut) = cutting(&daemon, 2500);
+    let (socket, cut) = cutting(&daemon, 3000);
     let dir = tempfile::tempdir().expect("a directory");
     let count = dir.path().join("count").display().to_string();
     let script = format!(
-        "echo x >> {count}; for n in $(seq 40); do echo \"$(wc -l < {count}) $n\"; done; [ $(wc -l < {count}) = 2 ]"
+        "echo x >> {count}; attempt=$(wc -l < {count}); for n in $(seq 150); do \
+         echo $attempt $n of lines that are cut somewhere; sleep 0.001; done; [ $attempt = 2 ]"
     );
     let expected: String =
-        (1..=2).flat_map(|attempt| (1..=40).map(move |number| format!("{attempt} {number}\n"))).collect();
+        (1..=2).flat_map(|attempt| (1..=150).map(move |number| line(attempt, number))).collect();
     let url = format!("unix:{}", socket.display());
     let run = said(program().args(["run", "--url", &url, "--retry", "2", "--", "sh", "-c", &script]));
     assert_eq!((run.code, run.out.as_str()), (Some(0), expected.as_str()), "{}", run.err);

@@ -161,7 +161,7 @@ fn many_are_submitted_cancelled_and_released() {
     assert_eq!(released.code, Some(65), "it is not held: {released:?}");
     let waited = said(&mut client(
         &daemon,
-        &["wait", "--timeout", "50ms", &done(&daemon, &["submit", "sleep", "600"]).trim()],
+        &["wait", "--timeout", "50ms", done(&daemon, &["submit", "sleep", "600"]).trim()],
     ));
     assert_eq!(waited.code, Some(75), "{waited:?}");
 }
