@@ -19,7 +19,7 @@ use crate::{
 
 /// Cleans up when it is asked to stop, and says so.
 const TIDY: &str = "trap 'echo tidy; exit 3' TERM; echo up; while :; do sleep 0.05; done";
-/// Does not stop when it is asked to.
+/// Does not stop when it is asked to; with a grace longer than a test waits, only force ends it.
 const DEAF: &str = "trap 'echo no' TERM; echo up; while :; do sleep 0.05; done";
 
 #[test]
@@ -40,7 +40,10 @@ fn a_whole_session_at_a_terminal() {
     assert_eq!((&record["outcome"], &record["cancel"]["survivors"]), (&json!("cancelled"), &json!(0)));
 
     // The second Ctrl-C.
-    let mut terminal = Terminal::start(client(&daemon, &["run", "--name", "deaf", "--", "sh", "-c", DEAF]));
+    let mut terminal = Terminal::start(client(
+        &daemon,
+        &["run", "--name", "deaf", "--grace", "10m", "--", "sh", "-c", DEAF],
+    ));
     terminal.wait_for("up\r\n");
     terminal.press("\x03");
     terminal.wait_for("no\r\n");
@@ -126,7 +129,7 @@ fn what_became_of_it_is_the_exit_code() {
 fn sigterm_is_a_cancellation_too_and_two_of_them_kill() {
     let daemon = Setup::new().start();
     for (script, signals, code) in [(TIDY, 1, 130), (DEAF, 2, 137)] {
-        let mut run = client(&daemon, &["run", "--", "sh", "-c", script])
+        let mut run = client(&daemon, &["run", "--grace", "10m", "--", "sh", "-c", script])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
