@@ -304,6 +304,8 @@ impl World {
             "http" => self.server.asked("/ready"),
             _ => drop(self.daemon().output_with(&id, "ready")),
         }
+        // It may write before that is on record.
+        self.daemon().running(&id);
         id
     }
 

@@ -144,6 +144,9 @@ kinds! {
     StoreUnreadable = "store-unreadable", SERVICE_UNAVAILABLE, "The store can't be read";
     /// The output of a job could not be read or followed.
     LogUnreadable = "log-unreadable", SERVICE_UNAVAILABLE, "The log can't be read";
+    /// The settings were read again and something in them is wrong: nothing was changed. The detail names the setting and
+    /// where it was found.
+    InvalidSettings = "invalid-settings", UNPROCESSABLE_ENTITY, "The settings are wrong";
     /// The store takes nothing: nothing was accepted.
     StoreFailing = "store-failing", INSUFFICIENT_STORAGE, "The store takes nothing";
 }
@@ -161,6 +164,7 @@ impl Kind {
                 Some(RETRY_LATER)
             }
             Self::InvalidJson
+            | Self::InvalidSettings
             | Self::DuplicateKey
             | Self::TooDeep
             | Self::InvalidBody

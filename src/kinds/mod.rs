@@ -36,6 +36,7 @@ use tokio::{
     task::JoinSet,
     time::sleep,
 };
+use tracing::Instrument;
 
 pub use ending::end_of_spooled;
 pub use environment::Environment;
@@ -70,10 +71,17 @@ pub struct Shared {
     pub log_root: PathBuf,
     /// Where files for jobs of other users are.
     pub handover: Handover,
+    /// How much of an attempt's output is kept, for those that begin from now on.
+    pub quota: watch::Receiver<LogQuota>,
+}
+
+/// How much of an attempt's output is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogQuota {
     /// The size of a file of output, bytes.
     pub segment_bytes: u64,
     /// All output of an attempt that is kept, bytes.
-    pub max_log_bytes: u64,
+    pub max_bytes: u64,
 }
 
 /// The most of a result in its JSON, bytes: it is in the record, which is read and sent whole.
@@ -195,6 +203,9 @@ impl Runners for Fleet {
                 Some(output) => inside::start(runner, inside, record, context, link, reporter, output),
             }
         };
+        let (run, attempt) = record.position().unwrap_or((1, 1));
+        // Of the highest level, so that no filter leaves lines without it.
+        let span = tracing::error_span!("attempt", runner = %record.id, run, attempt);
         let (park, next) = oneshot::channel();
         let park = can_follow(&record).then_some(park);
         let parks = park.is_some();
@@ -210,7 +221,7 @@ impl Runners for Fleet {
                     }
                     key
                 };
-                self.drivers.spawn_on(driver, &self.runtime);
+                self.drivers.spawn_on(driver.instrument(span), &self.runtime);
                 (handle, event_loop)
             }
             None => {
@@ -221,13 +232,13 @@ impl Runners for Fleet {
                     .loop_factory(LoopFactory::shared(runtime.clone()))
                     .drain_timeout(record.spec.drain_timeout)
                     .build_async();
-                let main = start(&mut runner);
+                let main = span.in_scope(|| start(&mut runner));
                 let facts = (runner.handle(), runner.get_loop().ok());
                 let driver = async move {
                     drive.run(runner, main).await;
                     key
                 };
-                self.drivers.spawn_on(driver, &self.runtime);
+                self.drivers.spawn_on(driver.instrument(span), &self.runtime);
                 facts
             }
         };

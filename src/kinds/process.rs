@@ -11,8 +11,9 @@ use std::{
 
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
+use tracing::{Instrument, Span};
 
-use super::{Context, Done, Link, Main, Reporter, Shared, Variables, ending, python, run_files::RunFiles, script};
+use super::{Context, Done, Link, LogQuota, Main, Reporter, Shared, Variables, ending, python, run_files::RunFiles, script};
 use crate::{
     job::{self, Action, AttemptKey, Failure, Job, Limits, Process, Record, Rlimit, Script},
     process::{
@@ -64,7 +65,8 @@ pub(super) fn start(
     link: Link,
     reporter: Reporter,
 ) -> Main {
-    runner.start_scoped(move |scope| run(scope, shared, record, key, context, link, reporter))
+    let span = Span::current();
+    runner.start_scoped(move |scope| run(scope, shared, record, key, context, link, reporter).instrument(span))
 }
 
 async fn run(
@@ -286,8 +288,7 @@ fn plan_now(
     launch.nice = process.nice;
     launch.rlimits = process.rlimits.iter().map(rlimit).collect();
     launch.limits = tree_limits(process.limits);
-    launch.segment_bytes = shared.segment_bytes;
-    launch.max_log_bytes = shared.max_log_bytes;
+    LogQuota { segment_bytes: launch.segment_bytes, max_bytes: launch.max_log_bytes } = *shared.quota.borrow();
     Ok(launch)
 }
 

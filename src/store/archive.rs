@@ -192,6 +192,14 @@ impl Lookup {
         self.replayed(&[State::Idle])
     }
 
+    /// How many messages are still to be sent.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn messages_left(&self) -> Result<i64, OpenError> {
+        Ok(self.0.query_row("SELECT count(*) FROM webhooks", [], |row| row.get(0))?)
+    }
+
     /// The shared context.
     ///
     /// # Errors

@@ -92,7 +92,7 @@ pub(super) async fn submit(
     };
     let mut query = Query::parse(&uri, &known)?;
     let answer = read_answer(&mut query)?;
-    let bytes = body::read(body, &headers, &from.0, shared.api.config.max_body).await?;
+    let bytes = body::read(body, &headers, &from.0, shared.config().max_body).await?;
     let key = idempotency::key(&headers, format, &bytes, query.rest())?;
     let spec = read_spec(&shared, format, bytes, &mut query).await?;
     let held = match answer {
@@ -171,13 +171,13 @@ async fn read_spec(
     body: Bytes,
     query: &mut Query,
 ) -> Result<Arc<Spec>, Problem> {
-    let config = &shared.api.config;
+    let config = shared.config();
     let value = match format {
         Format::Json => strict::parse(&body)?,
         Format::Shell => plain("script", &body, query)?,
         Format::Python => plain("python", &body, query)?,
     };
-    let spec = submission::spec(value, config)?;
+    let spec = submission::spec(value, &config)?;
     check_identity(shared, &spec).await?;
     Ok(spec)
 }
