@@ -201,6 +201,43 @@ pub fn load(flags: &Flags) -> Result<Settings, SettingsError> {
     })
 }
 
+/// Where the state is kept: what of the settings a client needs.
+///
+/// # Errors
+/// [`SettingsError`], where the place is not known.
+pub fn state_dir(flags: &Flags) -> Result<PathBuf, SettingsError> {
+    if let Some(path) = &flags.state_dir {
+        return Ok(path.clone());
+    }
+    match Layers::collect(flags)?.text("state_dir")?.as_str() {
+        "auto" => default_state_dir(),
+        path => Ok(PathBuf::from(path)),
+    }
+}
+
+/// Each setting with its value as written, and where that comes from.
+///
+/// # Errors
+/// [`SettingsError`]: a source that can't be read, or an unknown setting in it.
+pub fn origins(flags: &Flags) -> Result<Vec<(String, String, String)>, SettingsError> {
+    let layers = Layers::collect(flags)?;
+    let mut keys: Vec<&String> = layers.0.iter().flat_map(|(_, values)| values.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    let shown = |value: &Value| match &value.kind {
+        ValueKind::Array(items) => items.iter().map(Value::to_string).collect::<Vec<_>>().join(", "),
+        _ => value.to_string(),
+    };
+    let origin = |key: &String| {
+        let (origin, value) = layers.get(key);
+        (key.clone(), shown(value), origin.to_owned())
+    };
+    Ok(keys.into_iter().map(origin).collect())
+}
+
+/// What is said of a value that nobody has set.
+pub const DEFAULTS: &str = "built-in defaults";
+
 /// The defaults as a TOML document: the commented file with its settings uncommented.
 fn defaults() -> String {
     let is_setting = |line: &str| line.as_bytes().get(1).is_some_and(u8::is_ascii_lowercase);
@@ -219,7 +256,7 @@ struct Layers(Vec<(String, Map<String, Value>)>);
 
 impl Layers {
     fn collect(flags: &Flags) -> Result<Self, SettingsError> {
-        let mut layers = vec![("built-in defaults".into(), parse("built-in defaults", &defaults())?)];
+        let mut layers = vec![(DEFAULTS.into(), parse(DEFAULTS, &defaults())?)];
         if let Some(path) = config_file(flags) {
             let origin = path.display().to_string();
             let text = std::fs::read_to_string(&path)

@@ -43,7 +43,9 @@ const FLOORS: &[(&str, &[&str])] = &[
             "webhooks",
         ],
     ),
-    ("main", &["daemon", "settings"]),
+    // It speaks HTTP; of the daemon's own it knows where one says that it is, and how settings are read.
+    ("cli", &["settings", "state_dir", "text"]),
+    ("main", &["cli", "daemon", "settings"]),
     ("lib", &[]),
 ];
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use common::Setup;
 
@@ -37,20 +37,23 @@ fn shows(output: &str, expected: &str) -> bool {
     })
 }
 
-#[test]
-fn the_first_session_answers_what_the_readme_shows() {
+/// Pastes the blocks of a section of the README into a shell.
+fn answers_what_it_shows(title: &str, least: usize) {
     let daemon = Setup::new().start();
-    let session = README.split("## A first session").nth(1).and_then(|rest| rest.split("\n## ").next());
-    let blocks = blocks(session.expect("the README has a first session"));
+    let section = README.split(&format!("\n## {title}\n")).nth(1).and_then(|rest| rest.split("\n## ").next());
+    let blocks = blocks(section.expect("the README has the section"));
     // One shell for all blocks, as somebody who pastes has it; a line between them tells them apart.
     let commands: Vec<&Block<'_>> = blocks.iter().filter(|block| block.language == "sh").collect();
-    assert!(commands.len() >= 5, "the session was found");
+    assert!(commands.len() >= least, "the section was found");
     let script: String =
         commands.iter().map(|block| format!("{}\necho; echo '=== end of block'\n", block.text)).collect();
     let script = script
         .replace("/tmp/runward", &daemon.state_dir().display().to_string())
         .replace("127.0.0.1:7711", &daemon.address());
+    let program = Path::new(env!("CARGO_BIN_EXE_runward")).parent().expect("it is in a directory").display();
     let output = Command::new("bash")
+        .env("PATH", format!("{program}:{}", std::env::var("PATH").unwrap_or_default()))
+        .env_remove("COLUMNS")
         .args(["-c", &format!("shopt -s expand_aliases\n{script}")])
         .output()
         .expect("bash runs; if it is missing: apt-get install bash curl");
@@ -65,6 +68,16 @@ fn the_first_session_answers_what_the_readme_shows() {
             _ => assert!(shows(answer, &block.text), "shown:\n{}\nanswered:\n{answer}", block.text),
         }
     }
+}
+
+#[test]
+fn the_first_session_answers_what_the_readme_shows() {
+    answers_what_it_shows("A first session", 5);
+}
+
+#[test]
+fn the_command_line_answers_what_the_readme_shows() {
+    answers_what_it_shows("On the command line", 2);
 }
 
 #[test]
