@@ -221,12 +221,12 @@ const CASES: &[Case] = &[
     Case {
         name: "takes_too_long",
         happens: |kind, world| {
-            let id = world.ready(kind, kind.tidies, json!({"timeout": "2s"}));
+            let id = world.ready(kind, kind.tidies, json!({"timeout": "5s"}));
             world.daemon().closed(&id)
         },
         outcome: "timed_out",
         reason: |_| "timed_out",
-        sentence: "timeout of 2s",
+        sentence: "timeout of 5s",
         steps: &["requested", "ended"],
         log: "tidied",
     },

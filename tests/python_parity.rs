@@ -38,7 +38,7 @@ const SCRIPT: &str = r#"
 import asyncio, contextvars, faulthandler, json, signal, sys, types
 # Whoever starts the tests may ignore it, as shells do for what is in the background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-faulthandler.dump_traceback_later(60, exit=True)
+faulthandler.dump_traceback_later(300, exit=True)
 runward = sys.modules["runward"] = types.ModuleType("runward")
 variables = {}
 runward.var = lambda name: variables.setdefault(name, contextvars.ContextVar(name))
@@ -74,7 +74,7 @@ fn as_script(source: &str, interrupts: &[&str], runs: usize) -> Trace {
         .arg(runs.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(fs::File::create(dir.path().join("stderr")).expect("made"))
         .spawn()
         .expect("it starts");
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
@@ -90,7 +90,8 @@ fn as_script(source: &str, interrupts: &[&str], runs: usize) -> Trace {
         }
     }
     let status = child.wait().expect("it ends");
-    Trace { lines, end: end.unwrap_or_else(|| status.to_string()) }
+    let stderr = fs::read_to_string(dir.path().join("stderr")).expect("readable");
+    Trace { lines, end: end.unwrap_or_else(|| format!("{status}: {stderr}")) }
 }
 
 fn as_job(source: &str, interrupts: &[&str]) -> Trace {
