@@ -19,6 +19,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("http", &["job", "private_file", "process", "secrets", "supervisor", "text"]),
     ("retention", &["job", "settings", "store", "supervisor"]),
     ("webhooks", &["http", "job", "kinds", "secrets", "store", "supervisor"]),
+    ("systemd", &["supervisor"]),
     ("signals", &["daemon", "process", "supervisor"]),
     (
         "daemon",
@@ -35,6 +36,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "state_dir",
             "store",
             "supervisor",
+            "systemd",
             "telemetry",
             "webhooks",
         ],
