@@ -51,7 +51,12 @@ impl Notifier {
         Self::to(&name, watchdog)
     }
 
-    fn to(name: &str, watchdog: Option<Duration>) -> io::Result<Self> {
+    /// To the manager that listens at this address, a path or `@` and a name. `watchdog`: within this time it wants to
+    /// hear from the daemon again and again.
+    ///
+    /// # Errors
+    /// Where it is no such address, or the system's.
+    pub fn to(name: &str, watchdog: Option<Duration>) -> io::Result<Self> {
         let address = match name.strip_prefix('@') {
             Some(name) => SocketAddr::from_abstract_name(name)?,
             None if name.starts_with('/') => SocketAddr::from_pathname(name)?,
