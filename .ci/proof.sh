@@ -23,6 +23,10 @@ check() {
         on_failure
     fi
 }
+# What can't be shown here, and why.
+skip() { printf 'skipped %s: %s\n' "$1" "$2"; }
+# Whether we have a capability, by its number.
+capable() { (((0x$(sed -n 's/^CapEff:\t//p' /proc/self/status) >> $1) & 1)); }
 finish() {
     printf '\n%s checks passed, %s failed\n' "$passed" "$failed"
     [ "$failed" -eq 0 ]
