@@ -1,6 +1,6 @@
 # What the proofs have in common; sourced.
 
-passed=0 failed=0
+passed=0 failed=0 done=''
 
 step() { printf '\n== %s\n' "$*" >&2; }
 die() {
@@ -28,6 +28,7 @@ skip() { printf 'skipped %s: %s\n' "$1" "$2"; }
 # Whether we have a capability, by its number.
 capable() { (((0x$(sed -n 's/^CapEff:\t//p' /proc/self/status) >> $1) & 1)); }
 finish() {
+    done=yes
     printf '\n%s checks passed, %s failed\n' "$passed" "$failed"
     [ "$failed" -eq 0 ]
 }

@@ -13,6 +13,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::{mpsc, oneshot, watch},
@@ -23,13 +24,15 @@ use tokio::{
 use crate::{
     http,
     job::{EventKind, Record, RunnerId},
-    kinds::{self, Environment, Fleet, Handlers, Handover, HttpClient, HttpRules, Inside},
+    kinds::{self, Environment, Fleet, Handlers, Handover, HttpClient, HttpRules, Inside, LogQuota},
+    metrics::Metrics,
     private_file::PrivateFileError,
     process::{
         self, HandedOver, KeeperLink, KeeperSetup, Permits,
         containment::{self, Tier},
         spool::{self, Found},
     },
+    reload::{self, Live, Reloader, limits},
     retention::Keeping,
     secrets::{Vault, VaultError},
     settings::{self, Flags, Listen, Settings, SettingsError},
@@ -38,7 +41,7 @@ use crate::{
     store::{self, Lookup, OpenError, Readers, Tally},
     supervisor::{
         self, Actor, Ended, Fatal, Parts, REPORTS, Supervisor, Urgent,
-        core::{Core, Limits, Now},
+        core::{Core, Now},
         ports::{AppendError, EventLog, Records},
         recovery::{self, Evidence},
     },
@@ -196,7 +199,8 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
     process::reset_inherited_signals();
     let sockets = process::handed_over().map_err(system("the sockets of the service manager"))?;
     let mut settings = settings::load(&flags)?;
-    telemetry::start(&settings.log_filter, settings.log_format).map_err(StartError::Telemetry)?;
+    let filter =
+        telemetry::start(&settings.log_filter, settings.log_format).map_err(StartError::Telemetry)?;
     let notifier = Notifier::from_environment().map_err(system("the service manager"))?;
     let state = StateDir::open(&settings.state_dir)?;
 
@@ -214,55 +218,82 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
         .map_err(|error| StartError::System { what: "the keeper", error: io::Error::other(error) })?;
 
     // Only now: the keeper, and so every job, keeps the limit that the daemon was started with.
-    leave_descriptors(&mut settings).map_err(system("the limit of descriptors"))?;
+    take_descriptors().map_err(system("the limit of descriptors"))?;
+    fit_descriptors(&mut settings);
     let boot_id = boot_id().map_err(system("the boot id"))?;
-    let recovered = recover(&state, &settings, &tier, &boot_id)?;
+    let mut metrics = Metrics::default();
+    let recovered = recover(&state, &settings, &tier, &boot_id, &metrics)?;
     // After the store: a token without a store tells that there was one.
     let token = http::token::load_or_create(state.path())?;
     let vault = Arc::new(Vault::open(state.path(), std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from))?);
     let listeners = if sockets.is_empty() { bind(&settings, &state)? } else { take(sockets)? };
 
     let (urgent_sender, urgent) = mpsc::channel(URGENT);
-    let signals = SignalThread::start(urgent_sender.clone(), keeper.pid()).map_err(system("signals"))?;
+    let (reload, reloads) = mpsc::channel(reload::REQUESTS);
+    let signals = SignalThread::start(urgent_sender.clone(), reload.clone(), keeper.pid()).map_err(system("signals"))?;
     let readers = Readers::start(&state.database())
         .map_err(|error| StartError::Store { path: state.database(), error })?;
 
     let runtime = multi_thread("runward-http").map_err(system("the control plane's threads"))?;
     let jobs = multi_thread("runward-jobs").map_err(system("the threads of in-process jobs"))?;
     on_loop(jobs.handle());
-    let names = handlers.names().into_iter().map(str::to_owned).collect();
-    let rules = http_rules(&settings, &listeners);
+    metrics.in_process = Some(jobs.handle().clone());
+    let metrics = Arc::new(metrics);
+    let (rules, rules_now) = watch::channel(http_rules(&settings, &listeners));
+    let (quota, quota_now) = watch::channel(reload::quota(&settings));
+    let (retention, retention_now) = watch::channel(settings.retention);
+    let config = http::Config {
+        max_body: settings.max_body_bytes,
+        drain_timeout: settings.drain_timeout,
+        hosts: settings.allowed_hosts.clone(),
+        limits: limits(&settings),
+        handlers: handlers.names().into_iter().map(str::to_owned).collect(),
+        permits,
+    };
+    let (config, config_now) = watch::channel(Arc::new(config));
     let background = Background {
         tally: recovered.tally.clone(),
         readers: readers.clone(),
         vault: Arc::clone(&vault),
-        client: Arc::new(HttpClient::new(rules.clone())),
+        client: Arc::new(HttpClient::new(rules_now.clone())),
         logs: state.logs(),
-        retention: settings.retention,
+        retention: retention_now,
+        metrics: Arc::clone(&metrics),
+        reloader: Reloader {
+            flags,
+            settings: settings.clone(),
+            fit: fit_descriptors,
+            live: Live { http: config, retention, rules, quota, filter },
+            metrics: Arc::clone(&metrics),
+            notify: Box::new({
+                let notifier = notifier.clone();
+                move |begins| if begins { notifier.reloading() } else { notifier.ready() }
+            }),
+        },
+        reloads,
     };
-    let inside = inside(jobs.handle(), handlers, rules, &settings, &state)
+    let inside = Inside::new(jobs.handle().clone(), handlers, rules_now, state.logs(), quota_now.clone())
         .map_err(system("the writer of output"))?;
-    let shared = kinds_shared(&settings, &state, Arc::clone(&vault))
+    let shared = kinds_shared(quota_now, &state, Arc::clone(&vault))
         .map_err(system("what an earlier daemon's jobs left"))?;
+    let counted = Arc::clone(&metrics);
+    let supervised =
+        Supervised { recovered, keeper, shared, inside, readers, urgent, urgent_sender, metrics: counted };
     let core = CoreThread::start(move |ready| {
-        supervise(Supervised { recovered, keeper, shared, inside, readers, urgent, urgent_sender }, ready)
+        supervise(supervised, ready)
     })
     .map_err(system("the supervisor's thread"))?;
     let api = |supervisor| http::Api {
         supervisor,
         access: http::access::Access {
             token,
-            hosts: settings.allowed_hosts.clone(),
             uid: nix::unistd::geteuid().as_raw(),
         },
         vault,
-        config: http::Config {
-            max_body: settings.max_body_bytes,
-            drain_timeout: settings.drain_timeout,
-            handlers: names,
-            permits,
-        },
-        info: info(&settings, &tier, why, &boot_id, started),
+        config: config_now,
+        reload,
+        metrics: Arc::clone(&metrics),
+        info: info(&tier, why, &boot_id, started),
     };
     let code = runtime.block_on(run(core, &state, listeners, background, notifier, api));
     // A worker may be stuck in somebody's code: it is not waited for.
@@ -323,17 +354,21 @@ struct Background {
     vault: Arc<Vault>,
     client: Arc<HttpClient>,
     logs: PathBuf,
-    retention: settings::Retention,
+    retention: watch::Receiver<settings::Retention>,
+    metrics: Arc<Metrics>,
+    reloader: Reloader,
+    reloads: mpsc::Receiver<http::ReloadRequest>,
 }
 
 impl Background {
     fn start(self, supervisor: &Supervisor) -> JoinSet<()> {
-        let Self { tally, readers, vault, client, logs, retention } = self;
+        let Self { tally, readers, vault, client, logs, retention, metrics, reloader, reloads } = self;
         let supervisor = supervisor.clone();
         let keeping = Keeping { supervisor: supervisor.clone(), readers: readers.clone(), logs, retention };
         let mut tasks = JoinSet::new();
         tasks.spawn(keeping.run(tally.clone()));
-        tasks.spawn(Webhooks { supervisor, readers, vault, client }.run(tally));
+        tasks.spawn(reloader.run(supervisor.clone(), reloads));
+        tasks.spawn(Webhooks { supervisor, readers, vault, client, metrics }.run(tally));
         tasks
     }
 }
@@ -413,11 +448,12 @@ struct Supervised {
     readers: Readers,
     urgent: mpsc::Receiver<Urgent>,
     urgent_sender: mpsc::Sender<Urgent>,
+    metrics: Arc<Metrics>,
 }
 
 /// The body of the supervisor's thread.
 fn supervise(parts: Supervised, ends: CoreEnds) -> io::Result<Code> {
-    let Supervised { recovered, keeper, shared, inside, readers, urgent, urgent_sender } = parts;
+    let Supervised { recovered, keeper, shared, inside, readers, urgent, urgent_sender, metrics } = parts;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async move {
         let (launcher, keeper) = keeper.attach()?;
@@ -425,7 +461,7 @@ fn supervise(parts: Supervised, ends: CoreEnds) -> io::Result<Code> {
         let (reports_sender, reports) = mpsc::channel(REPORTS);
         let fleet = Fleet::new(shared.with(launcher), inside, Handle::current(), reports_sender);
         let Recovered { core, log, lookup, last_seq, tally: _ } = recovered;
-        let parts = Parts { core, runners: fleet, reports, urgent, log, records: lookup, last_seq };
+        let parts = Parts { core, runners: fleet, reports, urgent, log, records: lookup, last_seq, metrics };
         let (mut actor, supervisor) = Actor::new(parts, Arc::new(readers), log_root)?;
         // Nobody waits for it only when the control plane failed; then it is told to stop at once.
         drop(ends.ready.send(supervisor));
@@ -487,6 +523,7 @@ fn recover(
     settings: &Settings,
     tier: &Tier,
     boot_id: &str,
+    metrics: &Metrics,
 ) -> Result<Recovered, StartError> {
     let broken = |error| StartError::Store { path: state.database(), error };
     let sql = |error: rusqlite::Error| broken(OpenError::from(error));
@@ -499,6 +536,7 @@ fn recover(
         return Err(broken(OpenError::Forgotten(id)));
     }
     let under_way = lookup.under_way().map_err(broken)?;
+    metrics.webhooks.pending.add(lookup.messages_left().map_err(broken)?);
     sweep(tier, &under_way).map_err(system("what an earlier daemon's jobs left"))?;
     let last_seq = log.last_seq().map_err(sql)?;
     let count = under_way.len();
@@ -515,6 +553,7 @@ fn recover(
     }
     if !batch.events.is_empty() {
         log.append(&batch).map_err(StartError::Append)?;
+        supervisor::count_durable(metrics, &batch, &[]);
     }
     let mut core = Core::new(limits(settings), boot_id.to_owned(), last_seq + 1);
     core.configure(settings.queues.clone(), lookup.queues().map_err(broken)?);
@@ -594,33 +633,25 @@ fn take(sockets: Vec<HandedOver>) -> Result<Vec<http::Listener>, StartError> {
     sockets.into_iter().map(listener).collect()
 }
 
-/// Takes all descriptors that may be had, and runs no more jobs at once than they are enough for: a job that was
-/// accepted must not fail for want of one.
-fn leave_descriptors(settings: &mut Settings) -> io::Result<()> {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+/// Takes all descriptors that may be had.
+fn take_descriptors() -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    let left = usize::try_from(hard).unwrap_or(usize::MAX).saturating_sub(DESCRIPTORS_KEPT);
+    Ok(())
+}
+
+/// Runs no more jobs at once than there are descriptors for: a job that was accepted must not fail for want of one.
+fn fit_descriptors(settings: &mut Settings) {
+    let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let left = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(DESCRIPTORS_KEPT);
     let enough_for = u32::try_from(left / DESCRIPTORS_OF_A_JOB).unwrap_or(u32::MAX).max(1);
     if settings.max_running > enough_for {
-        let limit = hard;
         tracing::warn!(
             limit,
             max_running = enough_for,
             "fewer jobs run at once than `jobs.max_running` says: raise the limit of descriptors (ulimit -n)"
         );
         settings.max_running = enough_for;
-    }
-    Ok(())
-}
-
-fn limits(settings: &Settings) -> Limits {
-    Limits {
-        max_running: settings.max_running,
-        max_in_process: settings.max_in_process,
-        max_queued: settings.max_queued,
-        cancel_grace: settings.cancel_grace,
-        shutdown: settings.shutdown_timeout,
     }
 }
 
@@ -645,8 +676,7 @@ struct KindsShared {
     vault: Arc<Vault>,
     log_root: PathBuf,
     handover: Handover,
-    segment_bytes: u64,
-    max_log_bytes: u64,
+    quota: watch::Receiver<LogQuota>,
 }
 
 impl KindsShared {
@@ -657,20 +687,18 @@ impl KindsShared {
             vault: self.vault,
             log_root: self.log_root,
             handover: self.handover,
-            segment_bytes: self.segment_bytes,
-            max_log_bytes: self.max_log_bytes,
+            quota: self.quota,
         }
     }
 }
 
-fn kinds_shared(settings: &Settings, state: &StateDir, vault: Arc<Vault>) -> io::Result<KindsShared> {
+fn kinds_shared(quota: watch::Receiver<LogQuota>, state: &StateDir, vault: Arc<Vault>) -> io::Result<KindsShared> {
     Ok(KindsShared {
         environment: Environment::inherit(),
         vault,
         log_root: state.logs(),
         handover: Handover::take_over(handover_dir(instance(state)))?,
-        segment_bytes: settings.segment_bytes,
-        max_log_bytes: settings.max_bytes_per_attempt,
+        quota,
     })
 }
 
@@ -680,17 +708,6 @@ fn handover_dir(instance: u32) -> PathBuf {
     let given = std::env::var_os("RUNTIME_DIRECTORY").and_then(|dirs| std::env::split_paths(&dirs).next());
     let above = given.filter(|dir| dir.is_absolute()).unwrap_or_else(|| PathBuf::from("/run"));
     above.join(format!("runward-{instance:08x}"))
-}
-
-fn inside(
-    runtime: &Handle,
-    handlers: Handlers,
-    rules: HttpRules,
-    settings: &Settings,
-    state: &StateDir,
-) -> io::Result<Inside> {
-    let logs = (state.logs(), settings.segment_bytes, settings.max_bytes_per_attempt);
-    Inside::new(runtime.clone(), handlers, rules, logs)
 }
 
 /// What requests of the daemon may reach.
@@ -703,7 +720,6 @@ fn http_rules(settings: &Settings, listeners: &[http::Listener]) -> HttpRules {
 }
 
 fn info(
-    settings: &Settings,
     tier: &Tier,
     why: Option<String>,
     boot_id: &str,
@@ -716,6 +732,5 @@ fn info(
         started_at,
         started,
         containment: http::Containment { tier: tier.name().into(), detail: why.unwrap_or_default() },
-        limits: limits(settings),
     }
 }

@@ -16,7 +16,7 @@
 //! | floor | |
 //! |---|---|
 //! | 0 | [`runner`], [`process`]: keeper and shims, which hold the processes of jobs |
-//! | 1 | [`job`]: the vocabulary, and the one transition function |
+//! | 1 | [`job`]: the vocabulary, and the one transition function; [`metrics`]: what is counted |
 //! | 2 | [`supervisor`]: decides and records; [`kinds`]: runs jobs inside Runners |
 //! | 3 | [`store`]: the event log; [`http`]: the control plane |
 //! | 4 | [`daemon`]: composition, the order of start and stop |
@@ -37,4 +37,4 @@ macro_rules! daemon {
     ($($name:ident)+) => { $(#[cfg(feature = "daemon")] pub mod $name;)+ };
 }
 
-daemon! { daemon http job kinds private_file process retention secrets settings signals state_dir store supervisor systemd telemetry text webhooks }
+daemon! { daemon http job kinds metrics private_file process reload retention secrets settings signals state_dir store supervisor systemd telemetry text webhooks }

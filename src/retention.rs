@@ -30,8 +30,8 @@ pub struct Keeping {
     pub readers: Readers,
     /// Where their output is.
     pub logs: PathBuf,
-    /// What is kept.
-    pub retention: Retention,
+    /// What is kept, as it is now.
+    pub retention: watch::Receiver<Retention>,
 }
 
 /// What was forgotten.
@@ -44,16 +44,22 @@ struct Forgotten {
 impl Keeping {
     /// Forgets until the store is closed, or this is dropped.
     pub async fn run(self, mut tally: watch::Receiver<Tally>) {
-        let Retention { max_age, max_records, max_log_bytes } = self.retention;
-        if max_age.is_none() && max_records.is_none() && max_log_bytes.is_none() {
-            return;
-        }
-        let many = max_records.map_or(MANY, |max| (max / 10 + 1).min(MANY));
-        let much = max_log_bytes.map_or(u64::MAX, |max| max / 10 + 1);
+        let mut decided = self.retention.clone();
         loop {
+            let retention = *decided.borrow_and_update();
+            let Retention { max_age, max_records, max_log_bytes } = retention;
+            if max_age.is_none() && max_records.is_none() && max_log_bytes.is_none() {
+                // Nobody to decide otherwise any more: the daemon ends.
+                if decided.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            let many = max_records.map_or(MANY, |max| (max / 10 + 1).min(MANY));
+            let much = max_log_bytes.map_or(u64::MAX, |max| max / 10 + 1);
             let seen = *tally.borrow_and_update();
             let mut forgotten = Forgotten::default();
-            let pass = self.pass(&mut forgotten).await;
+            let pass = self.pass(retention, &mut forgotten).await;
             let Forgotten { runners, log_bytes } = forgotten;
             if runners > 0 {
                 tracing::info!(runners, log_bytes, "forgot what had closed first, as `retention` in the settings says");
@@ -67,19 +73,19 @@ impl Keeping {
             }
             let is_due =
                 |tally: &Tally| tally.closed - seen.closed >= many || tally.log_bytes - seen.log_bytes >= much;
-            match timeout(INTERVAL, tally.wait_for(is_due)).await {
-                Ok(Ok(_)) | Err(_) => {}
-                Ok(Err(_)) => return,
+            tokio::select! {
+                due = timeout(INTERVAL, tally.wait_for(is_due)) => if let Ok(Err(_)) = due { return },
+                changed = decided.changed() => if changed.is_err() { return },
             }
         }
     }
 
-    async fn pass(&self, forgotten: &mut Forgotten) -> Result<(), Refused> {
+    async fn pass(&self, retention: Retention, forgotten: &mut Forgotten) -> Result<(), Refused> {
         let mut left = self.readers.totals().await.map_err(|error| Refused::Other(error.to_string()))?;
         loop {
             let oldest = self.readers.oldest_closed(AT_ONCE).await;
             let oldest = oldest.map_err(|error| Refused::Other(error.to_string()))?;
-            let expired = expired(self.retention, &oldest, &mut left, Timestamp::now());
+            let expired = expired(retention, &oldest, &mut left, Timestamp::now());
             let logs = self.logs.clone();
             let count = expired.len();
             let removed = tokio::task::spawn_blocking(move || remove_logs(&logs, expired)).await;

@@ -11,6 +11,11 @@ use std::{
 };
 
 use config::{Config, Environment, File, FileFormat, Map, Source, Value, ValueKind};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+
+mod difference;
+
+pub use difference::Difference;
 
 use crate::{job::QueueSettings, text};
 
@@ -86,12 +91,14 @@ pub enum Listen {
 /// How the log looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Text on a terminal, JSON elsewhere.
+    /// Text on a terminal, fields in the journal under systemd, JSON elsewhere.
     Auto,
     /// For people.
     Text,
     /// For machines.
     Json,
+    /// For systemd's journal, in fields of its own.
+    Journald,
 }
 
 /// What the command line sets. `None`: not given.
@@ -181,10 +188,15 @@ pub fn load(flags: &Flags) -> Result<Settings, SettingsError> {
             max_records: layers.number_or_off("retention.max_records", 1 << 40)?,
             max_log_bytes: layers.number_or_off("retention.max_log_bytes", 1 << 60)?,
         },
-        log_filter: layers.text("telemetry.filter")?,
+        log_filter: layers.filter("telemetry.filter")?,
         log_format: layers.word(
             "telemetry.format",
-            &[("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)],
+            &[
+                ("auto", LogFormat::Auto),
+                ("text", LogFormat::Text),
+                ("json", LogFormat::Json),
+                ("journald", LogFormat::Journald),
+            ],
         )?,
     })
 }
@@ -332,6 +344,20 @@ impl Layers {
     fn flag(&self, key: &'static str) -> Result<bool, SettingsError> {
         let text = self.text(key)?;
         text.parse().map_err(|_| self.bad(key, &text, "true or false"))
+    }
+
+    /// What is to be logged.
+    fn filter(&self, key: &'static str) -> Result<String, SettingsError> {
+        const LEVELS: &str = r#"error, warn, info, debug, trace, off, or by module such as "info,hyper=debug""#;
+        let text = self.text(key)?;
+        // A word alone would be a module's name, and nothing at all would be logged.
+        if text.bytes().all(|byte| byte.is_ascii_alphabetic()) && text.parse::<LevelFilter>().is_err() {
+            return Err(self.bad(key, &text, LEVELS));
+        }
+        match EnvFilter::builder().parse(&text) {
+            Ok(_) => Ok(text),
+            Err(error) => Err(self.bad(key, &text, format!("{LEVELS} ({error})"))),
+        }
     }
 
     fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Result<T, SettingsError> {
@@ -504,6 +530,8 @@ mod tests {
             ("[process]\nmin_containment = \"vm\"", "one of \"subreaper\", \"cgroup2\""),
             ("listen = [\"0.0.0.0:80\"]", "there is no TLS yet"),
             ("listen = [1]", "a list of texts"),
+            ("[telemetry]\nfilter = \"loud\"", "error, warn, info"),
+            ("[telemetry]\nfilter = \"runward=loud\"", "error, warn, info"),
             ("[retention]\nmax_age = \"a month\"", "such as \"30d\""),
             ("[retention]\nmax_age = \"40000000d\"", "such as \"30d\""),
             ("[retention]\nmax_records = -1", "\"off\", or a whole number from 1"),

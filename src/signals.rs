@@ -3,12 +3,17 @@
 use std::{io, thread, time::Duration};
 
 use signal_hook::{
-    consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM},
+    consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2},
     iterator::{Handle, Signals},
 };
 use tokio::sync::mpsc;
 
-use crate::{daemon::Code, process::reap, supervisor::Urgent};
+use crate::{
+    daemon::Code,
+    http::{AskedBy, Reload, ReloadRequest},
+    process::reap,
+    supervisor::Urgent,
+};
 
 /// After a second signal the supervisor has this long to kill everything and to record it. It gives up by
 /// itself before that; this is for a supervisor that is stuck.
@@ -26,8 +31,8 @@ impl SignalThread {
     ///
     /// # Errors
     /// When the handlers or the thread can't be had.
-    pub fn start(urgent: mpsc::Sender<Urgent>, keeper: i32) -> io::Result<Self> {
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?;
+    pub fn start(urgent: mpsc::Sender<Urgent>, reload: Reload, keeper: i32) -> io::Result<Self> {
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD])?;
         // Then orphans of the whole container are handed to us.
         let is_init = std::process::id() == 1;
         let handle = signals.handle();
@@ -41,7 +46,10 @@ impl SignalThread {
                             tracing::warn!(%error, "orphans could not be reaped");
                         }
                     }
-                    SIGHUP => tracing::info!("SIGHUP: settings are read at start only; nothing was changed"),
+                    // Full only if as many wait: each of them reads what this one would.
+                    SIGHUP => drop(reload.try_send(ReloadRequest { by: AskedBy::Signal, answer: None })),
+                    // They end a process that does not expect them: a slip of somebody's must not.
+                    SIGUSR1 | SIGUSR2 => tracing::info!(signal, "SIGUSR1 and SIGUSR2 mean nothing here; ignored"),
                     stop => {
                         stops += 1;
                         stopped(stops, stop, &urgent);

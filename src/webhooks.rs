@@ -23,6 +23,7 @@ use crate::{
     http,
     job::{Record, RunnerId, Webhook},
     kinds::HttpClient,
+    metrics::Metrics,
     secrets::Vault,
     store::{Message, Readers, Tally},
     supervisor::{Refusal, Supervisor, ports::Delivery},
@@ -68,6 +69,8 @@ pub struct Webhooks {
     pub vault: Arc<Vault>,
     /// What reaches others, and what must not be reached.
     pub client: Arc<HttpClient>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Webhooks {
@@ -117,17 +120,22 @@ impl Webhooks {
     async fn tell(self, message: Message) -> RunnerId {
         let Message { record, attempts } = message;
         let id = record.id;
+        let mut taken = false;
         let delivery = match &record.spec.on_close {
             Some(hook) => {
                 let told = timeout(TRY, self.send(hook, &record)).await;
                 let told = told.unwrap_or_else(|_| Err(format!("no answer within {} seconds", TRY.as_secs())));
+                taken = told.as_ref().is_ok_and(|status| status.is_success());
                 verdict(&record, &hook.url, attempts + 1, told, Timestamp::now())
             }
             None => Delivery::Done,
         };
         loop {
             match self.supervisor.delivered(id, delivery.clone()).await {
-                Ok(()) => break,
+                Ok(()) => {
+                    self.count(taken, &delivery);
+                    break;
+                }
                 // It is tried again after the next start.
                 Err(Refusal::Ended) => break,
                 Err(error) => {
@@ -137,6 +145,18 @@ impl Webhooks {
             }
         }
         id
+    }
+
+    fn count(&self, taken: bool, delivery: &Delivery) {
+        let counted = &self.metrics.webhooks;
+        match (taken, delivery) {
+            (true, _) => counted.delivered.inc(),
+            (false, Delivery::Retry { .. }) => counted.failures.inc(),
+            (false, Delivery::Done) => {
+                counted.failures.inc();
+                counted.given_up.inc();
+            }
+        }
     }
 
     async fn send(&self, hook: &Webhook, record: &Record) -> Result<StatusCode, String> {

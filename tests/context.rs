@@ -2,7 +2,13 @@
 
 mod common;
 
-use std::{fs, io::Read, path::Path};
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    path::Path,
+    thread,
+};
 
 use common::{Daemon, Setup, processes_of};
 use reqwest::Method;
@@ -64,6 +70,65 @@ fn jobs_see_the_context_of_their_start_and_the_record_says_which() {
         format!("two|{SECRET}||")
     );
     assert_eq!(put(&daemon, "NEW", json!({"value": ""}))["version"], 9);
+}
+
+#[test]
+fn what_was_answered_is_there_after_a_crash() {
+    let mut daemon = Setup::new().start();
+    put(&daemon, "KEPT", json!({"value": "1"}));
+    put(&daemon, "GONE", json!({"value": "2"}));
+    assert_eq!(daemon.request(Method::DELETE, "/v1/context/GONE").send().expect("an answer").status(), 200);
+    daemon.crash();
+    let daemon = daemon.restart();
+    let context = daemon.get("/v1/context");
+    assert_eq!((&context["version"], context["variables"].as_array().map(Vec::len)), (&json!(3), Some(1)));
+    assert_eq!(put(&daemon, "GONE", json!({"value": "3"}))["version"], 4, "no version comes again");
+}
+
+#[test]
+fn a_request_gets_its_secret_header_and_nobody_else() {
+    const HEADER: &str = "b3arer-0f-a-request-that-1s-h1dden";
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/", listener.local_addr().expect("an address"));
+    let server = thread::spawn(move || {
+        let (mut socket, _) = listener.accept().expect("a connection");
+        let mut head = String::new();
+        let mut reader = BufReader::new(socket.try_clone().expect("cloned"));
+        while reader.read_line(&mut head).is_ok_and(|read| read > 2) {}
+        socket
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
+            .expect("answered");
+        head
+    });
+    let daemon = Setup::new().set("TELEMETRY__FILTER", "trace").start();
+    put(&daemon, "HIDDEN", json!({"value": HEADER, "secret": true}));
+    let headers = json!({"authorization": {"context": "HIDDEN"}});
+    let runner = daemon.run(json!({"job": {"http": {"url": url, "headers": headers}}}));
+    assert_eq!(runner["outcome"], "succeeded", "{runner}");
+    assert!(server.join().expect("it was asked").contains(HEADER));
+    assert_eq!(leaks(&daemon, &common::id(&runner), HEADER), [] as [String; 0]);
+    // One that is not to be had fails it before anything is sent.
+    put(&daemon, "HIDDEN", json!({"from": {"env": "RUNWARD_NO_SUCH"}}));
+    let failed = daemon.run(json!({"job": {"http": {"url": url, "headers": headers}}}));
+    let error = &failed["runs"][0]["attempts"][0]["error"];
+    assert_eq!((&error["kind"], &error["stage"]), (&json!("start_failed"), &json!("context")), "{failed}");
+}
+
+#[test]
+fn a_python_job_has_a_secret_and_leaves_it_nowhere() {
+    const PYTHON: &str = "0nly-a-c0ntextvar-sh0ws-thi5-0ne";
+    let daemon = Setup::new().set("TELEMETRY__FILTER", "trace").start();
+    put(&daemon, "HIDDEN", json!({"value": PYTHON, "secret": true}));
+    let source = "import runward\nasync def main():\n    runward.var('SEEN').set('yes')\n    return len(runward.var('HIDDEN').get())\n";
+    // Kept open: what it changed is kept for the next run, and that is not the secret.
+    let body = json!({"job": {"python": {"source": source}}, "keep_open": true});
+    let runner = daemon.submit(body);
+    let idle = daemon.runner_when(&runner, "idle", |runner| runner["state"] == "idle");
+    assert_eq!(idle["runs"][0]["result"], PYTHON.len(), "{idle}");
+    assert_eq!(leaks(&daemon, &runner, PYTHON), [] as [String; 0]);
+    let path = format!("/v1/runners/{runner}");
+    daemon.request(Method::DELETE, &path).send().expect("an answer");
+    daemon.closed(&runner);
 }
 
 #[test]

@@ -47,6 +47,8 @@ enum Op {
         narrow: bool,
         paused: bool,
     },
+    /// The operator decides how many processes run at once.
+    Settings(u32),
     /// Somebody sets the wall clock.
     Jump(i64),
     Cancel(prop::sample::Index),
@@ -125,6 +127,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => index().prop_map(Op::AddRun),
         1 => index().prop_map(Op::Release),
         1 => any::<(bool, bool)>().prop_map(|(narrow, paused)| Op::Pause { narrow, paused }),
+        1 => (1..=LIMITS.max_running).prop_map(Op::Settings),
         1 => (-100..100_i64).prop_map(Op::Jump),
         4 => index().prop_map(Op::Cancel),
         1 => index().prop_map(Op::Close),
@@ -173,6 +176,7 @@ struct World {
     wall: Timestamp,
     jumped: bool,
     paused: [bool; 2],
+    max_running: u32,
     pending: (Vec<Event>, Vec<Effect>),
     in_flight: Option<(Vec<Event>, Vec<Effect>)>,
     attempts: HashMap<AttemptKey, Attempt>,
@@ -206,6 +210,7 @@ impl World {
             wall: Timestamp::UNIX_EPOCH,
             jumped: false,
             paused: [false; 2],
+            max_running: LIMITS.max_running,
             pending: Default::default(),
             in_flight: None,
             attempts: HashMap::new(),
@@ -282,6 +287,11 @@ impl World {
             "nothing starts in a paused queue"
         );
         assert!(!started.held);
+        let processes = |record: &&&Record| record.state != State::Draining && !record.spec.job.in_process();
+        let running = self.running();
+        let weights: Vec<u32> = running.iter().filter(processes).map(|record| record.spec.weight).collect();
+        let fits = weights.iter().sum::<u32>() <= self.max_running || weights.len() == 1;
+        assert!(started.spec.job.in_process() || fits, "it starts within what the operator decided last");
         let place = |record: &Record| (std::cmp::Reverse(record.spec.priority), record.submitted_seq);
         for other in self.submitted.iter().filter(|other| **other != id) {
             let Some(Standing::Line { .. }) = self.core.standing(*other) else { continue };
@@ -462,6 +472,7 @@ impl World {
         let last = batch.events.last().map_or(last, |event| event.seq);
         self.persist(batch.events);
         self.core = core(last + 1, self.paused);
+        self.max_running = LIMITS.max_running;
         // What ran is dead, and nobody reports of it any more.
         self.attempts.clear();
         self.closing.clear();
@@ -561,6 +572,19 @@ impl World {
                 self.asked.insert(token, Asked::Else);
                 let (name, settings) = queue(narrow, paused);
                 self.input(Input::Change { change: Change::Queue(name.into(), Some(settings)), token });
+            }
+            Op::Settings(max_running) => {
+                self.max_running = max_running;
+                self.tokens += 1;
+                let token = (RunnerId::from_u128(0), self.tokens);
+                self.asked.insert(token, Asked::Else);
+                let limits = Limits { max_running, ..LIMITS };
+                // What it says of queues was changed over the API since.
+                let queues = BTreeMap::from([(
+                    NARROW.0.to_owned(),
+                    QueueSettings { max_running: Some(99), paused: true },
+                )]);
+                self.input(Input::Change { change: Change::Settings(limits, queues), token });
             }
             Op::Jump(seconds) => {
                 self.jumped = true;

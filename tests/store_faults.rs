@@ -13,6 +13,7 @@ use runward::{
         AttemptKey, Command, Drain, Event, Exit, Job, Outcome, Record, Requester, RunnerId, SharedContext,
         Spec, State,
     },
+    metrics::{Metrics, Text},
     supervisor::{
         Actor, Archive, Ended, Fatal, Filter, Parts, REPORTS, Reading, Refusal, Stage, Submission,
         Supervisor, Urgent,
@@ -139,6 +140,7 @@ struct Rig {
     reports: mpsc::Sender<Report>,
     urgent: mpsc::Sender<Urgent>,
     actor: tokio::task::JoinHandle<Ended>,
+    metrics: Arc<Metrics>,
 }
 
 impl Rig {
@@ -152,6 +154,7 @@ impl Rig {
             shutdown: Duration::from_secs(300),
         };
         let (sender, told) = mpsc::unbounded_channel();
+        let metrics = Arc::<Metrics>::default();
         let (reports, report_receiver) = mpsc::channel(REPORTS);
         let (urgent, urgent_receiver) = mpsc::channel(4);
         let parts = Parts {
@@ -162,11 +165,12 @@ impl Rig {
             log: Box::new(disk.clone()),
             records: Nothing,
             last_seq: 0,
+            metrics: Arc::clone(&metrics),
         };
         let (mut actor, supervisor) =
             Actor::new(parts, Arc::new(Nothing), "/nowhere".into()).expect("the actor is made");
         let actor = tokio::runtime::Handle::current().spawn(async move { actor.run().await });
-        Self { disk, supervisor, told, reports, urgent, actor }
+        Self { disk, supervisor, told, reports, urgent, actor, metrics }
     }
 
     async fn submit(&self) -> Result<RunnerId, Refusal> {
@@ -187,6 +191,13 @@ impl Rig {
         self.report(id, key, News::Running { pid: Some(7), start_time: Some(7) }).await;
         while subscription.changed().await.state != State::Running {}
         (id, key)
+    }
+
+    /// A sample as it is told.
+    fn counts(&self, sample: &str) -> bool {
+        let mut text = Text::default();
+        self.metrics.write(&mut text);
+        text.into_string().lines().any(|line| line == sample)
     }
 
     async fn report(&self, runner: RunnerId, key: AttemptKey, news: News) {
@@ -215,6 +226,10 @@ async fn case_32_a_full_disk_refuses_new_jobs_and_what_runs_is_supervised_on() {
         "{refused}"
     );
     rig.stage(|stage| matches!(stage, Stage::StoreFailing { .. })).await;
+    assert!(
+        rig.counts(r#"runward_runners_submitted_total{kind="command"} 1"#),
+        "only what is on record is counted"
+    );
     // What was made ready for the refused one is taken back; it never goes.
     let Some(Told::Prepare(_, second)) = rig.told.recv().await else { panic!("it was prepared") };
     assert_eq!(rig.told.recv().await, Some(Told::Abort(second)));
@@ -229,6 +244,7 @@ async fn case_32_a_full_disk_refuses_new_jobs_and_what_runs_is_supervised_on() {
     let mut subscription = rig.supervisor.subscribe(running);
     rig.report(running, key, News::Ended(end)).await;
 
+    assert!(rig.counts(r#"runward_cancellations_total{reason="requested",force="false"} 0"#));
     rig.disk.becomes(WELL);
     assert_eq!(rig.told.recv().await, Some(Told::Settled(key)), "the shim lets go only when the end is kept");
     let mut record = subscription.changed().await;
@@ -245,6 +261,8 @@ async fn case_32_a_full_disk_refuses_new_jobs_and_what_runs_is_supervised_on() {
     rig.stage(|stage| *stage == Stage::Ready).await;
     let accepted = rig.submit().await.expect("accepted again");
     assert!(rig.disk.events_of(accepted).contains(&"submitted"));
+    assert!(rig.counts(r#"runward_runners_submitted_total{kind="command"} 2"#));
+    assert!(rig.counts(r#"runward_cancellations_total{reason="requested",force="false"} 1"#));
     let seqs: Vec<u64> = rig.disk.events.lock().expect("unpoisoned").iter().map(|event| event.seq).collect();
     assert!(seqs.is_sorted(), "{seqs:?}");
 }

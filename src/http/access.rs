@@ -58,6 +58,8 @@ pub const ROUTES: &[(Method, &str, Need)] = &[
     (Method::GET, "/livez", Need::Nothing),
     (Method::GET, "/readyz", Need::Nothing),
     (Method::GET, "/openapi.json", Need::Scope(Scope::Read)),
+    (Method::GET, "/metrics", Need::Scope(Scope::Read)),
+    (Method::POST, "/v1/reload", Need::Scope(Scope::Admin)),
     (Method::GET, "/v1/info", Need::Scope(Scope::Read)),
     (Method::GET, "/v1/events", Need::Scope(Scope::Read)),
     (Method::GET, "/v1/context", Need::Scope(Scope::Read)),
@@ -89,8 +91,6 @@ pub const ROUTES: &[(Method, &str, Need)] = &[
 pub struct Access {
     /// The token, with all scopes, for TCP.
     pub token: Token,
-    /// Names of this machine that `Host` may have, besides `localhost` and the addresses connected to.
-    pub hosts: Vec<String>,
     /// The user that the unix socket admits besides root: the daemon's own.
     pub uid: u32,
 }
@@ -130,7 +130,7 @@ impl Peer {
 
 /// The layer around all routes, also around those that are not there.
 pub(super) async fn guard(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    match check(&shared.api.access, &request) {
+    match check(&shared.api.access, &shared.config().hosts, &request) {
         Ok(()) => next.run(request).await,
         Err(problem) => {
             tracing::debug!(
@@ -143,14 +143,14 @@ pub(super) async fn guard(State(shared): State<Shared>, request: Request, next: 
     }
 }
 
-fn check(access: &Access, request: &Request) -> Result<(), Problem> {
+fn check(access: &Access, hosts: &[String], request: &Request) -> Result<(), Problem> {
     // Without a place nobody knows who asks: a mistake of ours must not open a door.
     let place = request.extensions().get::<Arc<Place>>().ok_or_else(unauthorized)?;
     let headers = request.headers();
     within_limits(headers, request.uri())?;
     match &place.peer {
         Peer::Unix { .. } => {}
-        Peer::Tcp { local, .. } => access.host(headers, request.uri(), *local)?,
+        Peer::Tcp { local, .. } => host(hosts, headers, request.uri(), *local)?,
     }
     origin(headers)?;
     let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
@@ -216,40 +216,40 @@ impl Access {
         let Some((scheme, token)) = authorization.split_at_checked("Bearer ".len()) else { return false };
         scheme.eq_ignore_ascii_case(b"Bearer ") && self.token.matches(token.trim_ascii())
     }
+}
 
-    /// A name that an attacker points at this machine (DNS rebinding) is not among those that pass. A request may
-    /// name its host in its first line too, and then both must pass.
-    fn host(&self, headers: &HeaderMap, uri: &Uri, local: SocketAddr) -> Result<(), Problem> {
-        let mut given = headers.get_all(header::HOST).iter();
-        let named = match (given.next(), given.next()) {
-            (Some(host), None) => host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()),
-            (Some(_) | None, _) => None,
-        };
-        let passes = |authority: &Authority| self.is_this_machine(authority, local);
-        if named.as_ref().is_some_and(passes) && uri.authority().is_none_or(passes) {
-            return Ok(());
-        }
-        Err(Problem::new(
-            Kind::ForeignHost,
-            "the Host header must be there once and name localhost, 127.0.0.1, [::1], the address that runward \
-             listens on, or a name from its settings",
-        )
-        .field("Host"))
+/// A name that an attacker points at this machine (DNS rebinding) is not among those that pass. A request may
+/// name its host in its first line too, and then both must pass.
+fn host(hosts: &[String], headers: &HeaderMap, uri: &Uri, local: SocketAddr) -> Result<(), Problem> {
+    let mut given = headers.get_all(header::HOST).iter();
+    let named = match (given.next(), given.next()) {
+        (Some(host), None) => host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()),
+        (Some(_) | None, _) => None,
+    };
+    let passes = |authority: &Authority| is_this_machine(hosts, authority, local);
+    if named.as_ref().is_some_and(passes) && uri.authority().is_none_or(passes) {
+        return Ok(());
     }
+    Err(Problem::new(
+        Kind::ForeignHost,
+        "the Host header must be there once and name localhost, 127.0.0.1, [::1], the address that runward \
+         listens on, or a name from its settings",
+    )
+    .field("Host"))
+}
 
-    fn is_this_machine(&self, authority: &Authority, local: SocketAddr) -> bool {
-        // User names before an `@` mislead people and parsers.
-        let port = authority.as_str().strip_prefix(authority.host());
-        let plain =
-            port.is_some_and(|port| port.trim_start_matches(':').bytes().all(|byte| byte.is_ascii_digit()));
-        if !plain {
-            return false;
-        }
-        let host = authority.host().trim_end_matches('.');
-        let ours =
-            ["localhost", "127.0.0.1", "[::1]"].into_iter().chain(self.hosts.iter().map(String::as_str));
-        ours.into_iter().any(|name| name.eq_ignore_ascii_case(host)) || is_address(host, local)
+fn is_this_machine(hosts: &[String], authority: &Authority, local: SocketAddr) -> bool {
+    // User names before an `@` mislead people and parsers.
+    let port = authority.as_str().strip_prefix(authority.host());
+    let plain =
+        port.is_some_and(|port| port.trim_start_matches(':').bytes().all(|byte| byte.is_ascii_digit()));
+    if !plain {
+        return false;
     }
+    let host = authority.host().trim_end_matches('.');
+    let ours =
+        ["localhost", "127.0.0.1", "[::1]"].into_iter().chain(hosts.iter().map(String::as_str));
+    ours.into_iter().any(|name| name.eq_ignore_ascii_case(host)) || is_address(host, local)
 }
 
 fn is_address(host: &str, local: SocketAddr) -> bool {
@@ -297,7 +297,7 @@ mod tests {
     use super::*;
 
     fn access() -> Access {
-        Access { token: Token::new("secret"), hosts: vec!["build.example".into()], uid: 1000 }
+        Access { token: Token::new("secret"), uid: 1000 }
     }
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -306,6 +306,10 @@ mod tests {
             map.append(*name, HeaderValue::from_static(value));
         }
         map
+    }
+
+    fn hosts() -> Vec<String> {
+        vec!["build.example".into()]
     }
 
     fn tcp() -> Peer {
@@ -317,7 +321,7 @@ mod tests {
     fn case_41_only_hosts_of_this_machine_pass() {
         let local = "192.0.2.7:7711".parse().expect("an address");
         let uri = Uri::from_static("/v1/runners");
-        for host in [
+        for name in [
             "localhost",
             "LOCALHOST:80",
             "localhost.",
@@ -328,9 +332,9 @@ mod tests {
             "192.0.2.7:1",
             "build.example:443",
         ] {
-            assert!(access().host(&headers(&[("host", host)]), &uri, local).is_ok(), "{host}");
+            assert!(host(&hosts(), &headers(&[("host", name)]), &uri, local).is_ok(), "{name}");
         }
-        for host in [
+        for name in [
             "",
             "evil.example",
             "localhost.evil.example",
@@ -344,14 +348,14 @@ mod tests {
             "2130706433",
             "0x7f.1",
         ] {
-            assert!(access().host(&headers(&[("host", host)]), &uri, local).is_err(), "{host}");
+            assert!(host(&hosts(), &headers(&[("host", name)]), &uri, local).is_err(), "{name}");
         }
-        assert!(access().host(&headers(&[]), &uri, local).is_err());
+        assert!(host(&hosts(), &headers(&[]), &uri, local).is_err());
         assert!(
-            access().host(&headers(&[("host", "localhost"), ("host", "localhost")]), &uri, local).is_err()
+            host(&hosts(), &headers(&[("host", "localhost"), ("host", "localhost")]), &uri, local).is_err()
         );
         let absolute = Uri::from_static("http://evil.example/livez");
-        assert!(access().host(&headers(&[("host", "localhost")]), &absolute, local).is_err());
+        assert!(host(&hosts(), &headers(&[("host", "localhost")]), &absolute, local).is_err());
     }
 
     #[test]

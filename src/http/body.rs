@@ -27,6 +27,8 @@ pub(super) enum Format {
     Json,
     /// The script itself.
     Shell,
+    /// The source of a Python job itself.
+    Python,
 }
 
 /// What kind of body it says it is.
@@ -50,7 +52,7 @@ pub(super) fn format(headers: &HeaderMap) -> Result<Format, Problem> {
     let refusal = |detail: String| {
         Err(Problem::new(Kind::UnsupportedMediaType, detail)
             .field("Content-Type")
-            .allowed(["application/json", "text/x-shellscript"]))
+            .allowed(["application/json", "text/x-shellscript", "text/x-python"]))
     };
     if headers.get_all(header::CONTENT_ENCODING).iter().any(|coding| coding != "identity") {
         let detail = "an encoded body is not taken; send it as it is, without Content-Encoding";
@@ -60,11 +62,7 @@ pub(super) fn format(headers: &HeaderMap) -> Result<Format, Problem> {
         _ if !utf8 => refusal(format!("{given:?} is not UTF-8; send the body in UTF-8")),
         "application/json" => Ok(Format::Json),
         "text/x-shellscript" | "application/x-sh" => Ok(Format::Shell),
-        "text/x-python" | "application/x-python" => refusal(
-            "python jobs are not supported by this version of runward; send a script with a `#!` line as \
-             text/x-shellscript"
-                .into(),
-        ),
+        "text/x-python" | "application/x-python" | "text/x-script.python" => Ok(Format::Python),
         "" => refusal("say once what the body is, with curl: -H 'content-type: application/json'".into()),
         other => refusal(format!("{other:?} is not taken; send -H 'content-type: application/json'")),
     }
@@ -137,12 +135,12 @@ mod tests {
         assert_eq!(kind("application/json"), Some(Format::Json));
         assert_eq!(kind("Application/JSON; charset=UTF-8"), Some(Format::Json));
         assert_eq!(kind("text/x-shellscript"), Some(Format::Shell));
+        assert_eq!(kind("text/x-python; charset=utf-8"), Some(Format::Python));
         for other in [
             "",
             "text/plain",
             "application/x-www-form-urlencoded",
             "application/json; charset=latin1",
-            "text/x-python",
         ] {
             assert_eq!(kind(other), None, "{other}");
         }

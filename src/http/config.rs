@@ -6,13 +6,17 @@ use jiff::Timestamp;
 
 use crate::{process::Permits, supervisor::core::Limits};
 
-/// Limits and defaults of the control plane.
+/// Limits and defaults of the control plane: what the operator decides, and may decide anew while it serves.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The largest body, in bytes. 1 MiB: the largest script anybody submits, small enough to hold a few hundred.
     pub max_body: usize,
     /// The drain timeout of a job that sets none.
     pub drain_timeout: Duration,
+    /// Names of this machine that `Host` may have, besides `localhost` and the addresses connected to.
+    pub hosts: Vec<String>,
+    /// The supervisor's limits in force.
+    pub limits: Limits,
     /// The handlers that jobs can name.
     pub handlers: Vec<String>,
     /// What the daemon may do for its jobs.
@@ -21,7 +25,21 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_body: 1 << 20, drain_timeout: Duration::from_secs(300), handlers: Vec::new(), permits: Permits::default() }
+        let limits = Limits {
+            max_running: 4,
+            max_in_process: 100_000,
+            max_queued: 1_000_000,
+            cancel_grace: Duration::from_secs(30),
+            shutdown: Duration::from_secs(300),
+        };
+        Self {
+            max_body: 1 << 20,
+            drain_timeout: Duration::from_secs(300),
+            hosts: Vec::new(),
+            limits,
+            handlers: Vec::new(),
+            permits: Permits::default(),
+        }
     }
 }
 
@@ -40,8 +58,6 @@ pub struct Info {
     pub started: Instant,
     /// How jobs are kept from escaping.
     pub containment: Containment,
-    /// The limits in force.
-    pub limits: Limits,
 }
 
 /// How jobs are kept from escaping.

@@ -53,6 +53,7 @@ pub(super) fn key(
     let format: &[u8] = match format {
         Format::Json => b"json",
         Format::Shell => b"shell",
+        Format::Python => b"python",
     };
     let mut shaping: Vec<_> = shaping.iter().collect();
     // Stable: the order of a repeated parameter counts, that of different ones does not.

@@ -16,7 +16,9 @@ mod logs;
 mod nearest;
 pub mod openapi;
 pub mod problem;
+mod measure;
 mod query;
+mod reload;
 mod routes;
 mod serve;
 mod submission;
@@ -25,11 +27,14 @@ pub mod token;
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 pub use config::{Config, Containment, Info};
+pub use reload::{AskedBy, Changed, Reload, ReloadRequest, Reloaded};
 pub use serve::{Listener, serve};
 pub use token::Token;
 
-use crate::{job::Record, secrets::Vault, supervisor::Supervisor};
+use crate::{job::Record, metrics::Metrics, secrets::Vault, supervisor::Supervisor};
 use access::Access;
 
 /// What the control plane is made of.
@@ -40,8 +45,12 @@ pub struct Api {
     pub access: Access,
     /// What keeps secrets.
     pub vault: Arc<Vault>,
-    /// Limits and defaults.
-    pub config: Config,
+    /// Limits and defaults, as they are now.
+    pub config: watch::Receiver<Arc<Config>>,
+    /// What reads the settings again.
+    pub reload: Reload,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// What the daemon tells of itself.
     pub info: Info,
 }
@@ -63,7 +72,15 @@ struct Parts {
     /// Held while a queue is changed: a change of a part reads the rest first.
     queue_changes: tokio::sync::Mutex<()>,
     /// Becomes true when the control plane stops: answers that are held open end.
-    closing: tokio::sync::watch::Receiver<bool>,
+    closing: watch::Receiver<bool>,
+    requests: measure::Requests,
+}
+
+impl Parts {
+    /// Limits and defaults, as they are now.
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.api.config.borrow())
+    }
 }
 
 impl std::ops::Deref for Shared {

@@ -76,8 +76,6 @@ kinds! {
     MissingField = "missing-field", UNPROCESSABLE_ENTITY, "A field is missing";
     /// A field has a value that it can't have.
     InvalidField = "invalid-field", UNPROCESSABLE_ENTITY, "A field is not valid";
-    /// A field or a kind of job of the contract that this version does not carry out.
-    Unsupported = "unsupported", UNPROCESSABLE_ENTITY, "Not supported by this version";
     /// A job names a handler that this daemon does not have: `allowed` lists those it has.
     UnknownHandler = "unknown-handler", UNPROCESSABLE_ENTITY, "No such handler";
     /// A limit that this machine, or the place that the daemon has on it, does not offer.
@@ -146,6 +144,9 @@ kinds! {
     StoreUnreadable = "store-unreadable", SERVICE_UNAVAILABLE, "The store can't be read";
     /// The output of a job could not be read or followed.
     LogUnreadable = "log-unreadable", SERVICE_UNAVAILABLE, "The log can't be read";
+    /// The settings were read again and something in them is wrong: nothing was changed. The detail names the setting and
+    /// where it was found.
+    InvalidSettings = "invalid-settings", UNPROCESSABLE_ENTITY, "The settings are wrong";
     /// The store takes nothing: nothing was accepted.
     StoreFailing = "store-failing", INSUFFICIENT_STORAGE, "The store takes nothing";
 }
@@ -163,13 +164,13 @@ impl Kind {
                 Some(RETRY_LATER)
             }
             Self::InvalidJson
+            | Self::InvalidSettings
             | Self::DuplicateKey
             | Self::TooDeep
             | Self::InvalidBody
             | Self::UnknownField
             | Self::MissingField
             | Self::InvalidField
-            | Self::Unsupported
             | Self::UnknownHandler
             | Self::Unavailable
             | Self::UnknownParameter
@@ -441,6 +442,12 @@ impl From<Refusal> for Problem {
                 Kind::InvalidField,
                 "`job` must be a process (command, script, python) on a runner whose first job was one, and one that runs \
                  in the daemon (http, handler) on any other; submit a new runner for it",
+            )
+            .field("job"),
+            Refusal::OtherUser => Self::new(
+                Kind::InvalidField,
+                "`job` must run as the user and group that the runner's first job runs as: each run sets variables for \
+                 the next one; submit a new runner for it",
             )
             .field("job"),
         }

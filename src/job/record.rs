@@ -116,7 +116,8 @@ pub struct Attempt {
 /// Why an attempt failed, where it is not the exit that tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// A stable word: `start_failed`, `oom`, `killed_by_other`, `shim_lost`, `daemon_lost`, `panicked`, …
+    /// A stable word: `start_failed`, `exception`, `bad_result`, `oom`, `killed_by_other`, `shim_lost`, `daemon_lost`,
+    /// `panicked`, …
     pub kind: String,
     /// A sentence for people.
     pub message: String,
@@ -126,12 +127,30 @@ pub struct Failure {
     /// The error number of that step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno: Option<i32>,
+    /// The exception that was raised. In a box, for most failures have none.
+    #[serde(flatten)]
+    pub raised: Option<Box<Raised>>,
+}
+
+/// An exception.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Raised {
+    /// Its type, with its module.
+    pub exception: String,
+    /// Where it was raised, as the language tells it; of a long one the end.
+    pub traceback: String,
 }
 
 impl Failure {
     /// A failure with nothing but its kind and a sentence.
     pub fn new(kind: &str, message: impl Into<String>) -> Self {
-        Self { kind: kind.into(), message: message.into(), stage: None, errno: None }
+        Self {
+            kind: kind.into(),
+            message: message.into(),
+            stage: None,
+            errno: None,
+            raised: None,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::{
     event::Exit,
@@ -172,6 +173,8 @@ pub enum Job {
     Command(Command),
     /// A shell script.
     Script(Script),
+    /// A coroutine of Python.
+    Python(Python),
     /// A request over HTTP.
     Http(Http),
     /// An async function that was registered with the daemon.
@@ -184,9 +187,17 @@ impl Job {
         match self {
             Self::Command(_) => "command",
             Self::Script(_) => "script",
+            Self::Python(_) => "python",
             Self::Http(_) => "http",
             Self::Handler(_) => "handler",
         }
+    }
+
+    /// The user and the group that it asks to run as.
+    pub fn identity(&self) -> (Option<&str>, Option<&str>) {
+        let process = self.process();
+        let user = process.and_then(|process| process.user.as_deref());
+        (user, process.and_then(|process| process.group.as_deref()))
     }
 
     /// Whether it is a task of the daemon's own, not a process.
@@ -197,7 +208,9 @@ impl Job {
     /// How its processes run; `None` for a job that runs in the daemon itself.
     pub fn process(&self) -> Option<&Process> {
         match self {
-            Self::Command(Command { process, .. }) | Self::Script(Script { process, .. }) => Some(process),
+            Self::Command(Command { process, .. })
+            | Self::Script(Script { process, .. })
+            | Self::Python(Python { process, .. }) => Some(process),
             Self::Http(_) | Self::Handler(_) => None,
         }
     }
@@ -206,7 +219,7 @@ impl Job {
     pub fn is_coroutine(&self) -> bool {
         match self {
             Self::Command(_) | Self::Script(_) => false,
-            Self::Http(_) | Self::Handler(_) => true,
+            Self::Python(_) | Self::Http(_) | Self::Handler(_) => true,
         }
     }
 }
@@ -232,6 +245,41 @@ pub struct Script {
     /// How it runs.
     #[serde(flatten)]
     pub process: Process,
+}
+
+/// A coroutine of Python, run by `asyncio.Runner` in a process of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Python {
+    /// Where it is.
+    #[serde(flatten)]
+    pub code: PythonCode,
+    /// Positional arguments of its main function.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<Value>,
+    /// Arguments by name.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub kwargs: Map<String, Value>,
+    /// The Python that runs it, looked up in the job's `PATH`; the default is [`Python::INTERPRETER`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interpreter: Option<String>,
+    /// How it runs.
+    #[serde(flatten)]
+    pub process: Process,
+}
+
+impl Python {
+    /// The Python of a job that names none.
+    pub const INTERPRETER: &str = "python3";
+}
+
+/// Where a coroutine function is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PythonCode {
+    /// In this source, by the name `main`.
+    Source(String),
+    /// In a module that can be imported: `package.module:function`.
+    Target(String),
 }
 
 /// How a process runs, whatever it executes.
@@ -264,7 +312,7 @@ pub struct Process {
     /// Limits of all of it together.
     #[serde(default, skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
-    /// The signal that asks it to stop, without `SIG`; the default is `TERM`.
+    /// The signal that asks it to stop, without `SIG`; the default is `TERM`, for Python `INT`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
     /// The exit codes that count as success; none is 0 alone.

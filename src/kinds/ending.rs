@@ -4,6 +4,10 @@ use std::io;
 
 use nix::errno::Errno;
 
+use super::{
+    python,
+    run_files::{self, Left},
+};
 use crate::{
     job::{Exit, Failure, Job, OutputFacts},
     process::{Ending, ExitReport, Stage, StartFailure, spool::Spooled},
@@ -18,7 +22,9 @@ pub fn end_of_spooled(spooled: &Spooled, job: &Job) -> End {
         Spooled::Exited { report, lifeline: false } => end_of(report),
         Spooled::Exited { report, lifeline: true } => {
             let failure = Failure::new("daemon_lost", "the daemon died under it; its processes were killed");
-            End { error: Some(failure), lost: true, ..end_of(report) }
+            // What it has left may be half of it.
+            let End { exit, output, swept, .. } = end_of(report);
+            End { exit, output, swept, error: Some(failure), lost: true, ..End::default() }
         }
         Spooled::StartFailed(failure) => not_started(failure, job),
     }
@@ -38,13 +44,11 @@ pub(super) fn end_of(report: &ExitReport) -> End {
         dropped: report.dropped_bytes,
         incomplete: report.output_incomplete,
     };
-    End {
-        exit: Some(exit),
-        error: violence(report),
-        output: Some(output),
-        swept: report.killed_processes,
-        ..End::default()
-    }
+    let Left { result, context, error } = run_files::read(&report.files);
+    // Who was killed may have been in the middle of writing.
+    let error = error.filter(|_| matches!(exit, Exit::Code(_))).or_else(|| violence(report));
+    let swept = report.killed_processes;
+    End { exit: Some(exit), output: Some(output), swept, result, context, error, ..End::default() }
 }
 
 /// What the exit does not tell: who killed it.
@@ -113,6 +117,7 @@ pub(super) fn start_failure(failure: &StartFailure, job: &Job) -> Failure {
         message,
         stage: Some(stage.name().into()),
         errno: Some(*errno),
+        raised: None,
     }
 }
 
@@ -123,17 +128,19 @@ fn not_executed(job: &Job, errno: i32, system: &io::Error, detail: Option<&str>)
     let (what, program) = match job {
         Job::Command(command) => ("program", command.argv.first().map_or("", String::as_str)),
         Job::Script(script) => ("interpreter", super::script::interpreter(&script.source).0),
+        Job::Python(python) => ("interpreter", python::interpreter(python)),
         Job::Http(_) | Job::Handler(_) => ("program", ""),
     };
+    let advice = if matches!(job, Job::Python(_)) { python::ADVICE } else { "" };
     let searched = !program.contains('/');
     match Errno::from_raw(errno) {
-        Errno::ENOENT if searched => format!("its {what} {program} is in no directory of its PATH"),
-        Errno::ENOENT => format!("its {what} {program} does not exist"),
+        Errno::ENOENT if searched => format!("its {what} {program} is in no directory of its PATH{advice}"),
+        Errno::ENOENT => format!("its {what} {program} does not exist{advice}"),
         Errno::ENOEXEC => {
             format!("its {what} {program} is none that Linux executes; one for the shell begins with `#!/bin/sh`")
         }
         Errno::EAGAIN => format!("its {what} {program} could not be executed: its user has as many processes as it may"),
-        _ => format!("its {what} {program} could not be executed: {system}"),
+        _ => format!("its {what} {program} could not be executed: {system}{advice}"),
     }
 }
 
@@ -158,6 +165,7 @@ mod tests {
             max_rss_kib: 0,
             user_time_us: 0,
             system_time_us: 0,
+            files: Vec::new(),
         }
     }
 

@@ -122,7 +122,7 @@ impl Call {
     pub fn args<T: DeserializeOwned>(&self) -> Result<T, HandlerError> {
         let args = match self.record.job() {
             Job::Handler(handler) => &handler.args,
-            Job::Command(_) | Job::Script(_) | Job::Http(_) => &Value::Null,
+            Job::Command(_) | Job::Script(_) | Job::Python(_) | Job::Http(_) => &Value::Null,
         };
         T::deserialize(args).map_err(|error| HandlerError::new("invalid_args", format!("`job.handler.args`: {error}")))
     }

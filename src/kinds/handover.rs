@@ -2,13 +2,16 @@
 //! their own, for as long as the job runs.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown, fchown},
-    path::{Path, PathBuf},
+    fs::{self, DirBuilder, Permissions},
+    io,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
 };
 
-use crate::{job::AttemptKey, process::User};
+use crate::job::AttemptKey;
+
+/// Others pass through, and see no names.
+const PASSABLE: u32 = 0o711;
 
 /// The place of all of them: a directory that others may pass through but not list.
 #[derive(Debug)]
@@ -29,21 +32,29 @@ impl Handover {
         }
     }
 
-    /// A directory for one attempt, with these files. It is its user's, as are the files, which nobody else reads.
-    /// Blocking.
-    pub(super) fn make(&self, key: AttemptKey, user: &User, files: &[(&str, &[u8])]) -> io::Result<Place> {
-        DirBuilder::new().recursive(true).mode(0o711).create(&self.root)?;
-        let place = Place { dir: self.root.join(format!("{:032x}", key.as_u128())) };
-        DirBuilder::new().mode(0o700).create(&place.dir)?;
-        for (name, content) in files {
-            let path = place.dir.join(name);
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(path)?;
-            file.write_all(content)?;
-            fchown(&file, Some(user.uid), Some(user.gid))?;
+    /// Where the directory of one attempt is to be made: its shim makes it, for the job's user alone. Blocking.
+    pub(super) fn dir(&self, key: AttemptKey) -> io::Result<PathBuf> {
+        if !self.root.is_dir() {
+            DirBuilder::new().recursive(true).create(&self.root)?;
+            // Whatever the daemon's own mask is.
+            fs::set_permissions(&self.root, Permissions::from_mode(PASSABLE))?;
         }
-        // Last: until then nobody but this process has been in it.
-        chown(&place.dir, Some(user.uid), Some(user.gid))?;
-        Ok(place)
+        Ok(self.path(key))
+    }
+
+    /// Removes what an attempt left whose shim could not. Blocking.
+    pub(super) fn remove(&self, key: AttemptKey) {
+        let dir = self.path(key);
+        match fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(dir = %dir.display(), %error, "a job's files are left until the next start");
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    fn path(&self, key: AttemptKey) -> PathBuf {
+        self.root.join(format!("{:032x}", key.as_u128()))
     }
 }
 
@@ -51,26 +62,5 @@ impl Drop for Handover {
     fn drop(&mut self) {
         // Not there, or not empty when a job could not be killed: the next start takes it over.
         fs::remove_dir(&self.root).ok();
-    }
-}
-
-/// The directory of one attempt. Dropping it removes it with all that is in it, which may block.
-#[derive(Debug)]
-pub(super) struct Place {
-    dir: PathBuf,
-}
-
-impl Place {
-    /// Where it is.
-    pub(super) fn path(&self) -> &Path {
-        &self.dir
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.dir) {
-            tracing::warn!(dir = %self.dir.display(), %error, "a job's files are left until the next start");
-        }
     }
 }

@@ -15,6 +15,7 @@ use hyper::{
     body::Incoming,
     header::{self, HeaderName, HeaderValue},
 };
+use tokio::sync::watch;
 use url::{Position, Url};
 
 pub use guard::HttpRules;
@@ -39,7 +40,7 @@ const OF_THE_ORIGIN: [HeaderName; 4] =
 /// What all `http` jobs share. No connections: each job makes its own.
 #[derive(Debug)]
 pub struct Client {
-    rules: HttpRules,
+    rules: watch::Receiver<HttpRules>,
     tls: Tls,
 }
 
@@ -54,8 +55,8 @@ struct Sending {
 }
 
 impl Client {
-    /// A client that keeps to these rules.
-    pub fn new(rules: HttpRules) -> Self {
+    /// A client that keeps to these rules, as they are at each request.
+    pub fn new(rules: watch::Receiver<HttpRules>) -> Self {
         Self { rules, tls: Tls::new() }
     }
 
@@ -100,7 +101,8 @@ impl Client {
     }
 
     async fn send(&self, sending: &Sending) -> Result<(Line, Response<Incoming>), Failure> {
-        let (mut sender, mut line) = connect::connect(&sending.url, &self.rules, &self.tls).await?;
+        let rules = self.rules.borrow().clone();
+        let (mut sender, mut line) = connect::connect(&sending.url, &rules, &self.tls).await?;
         let mut request = Request::new(Full::new(sending.body.clone()));
         *request.method_mut() = sending.method.clone();
         *request.headers_mut() = sending.headers.clone();

@@ -5,9 +5,10 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::watch};
+use tracing::{Instrument, Span};
 
-use super::{Call, Context, Done, Handlers, HttpRules, Link, Main, Reporter, Stopped, handler, http, output::{Output, Outputs}};
+use super::{Call, Context, Done, Handlers, HttpRules, Link, LogQuota, Main, Reporter, Stopped, handler, http, output::{Output, Outputs}};
 use crate::{
     job::{Failure, Job, Record},
     runner::{AsyncRunner, Scope},
@@ -31,10 +32,11 @@ impl Inside {
     pub fn new(
         runtime: Handle,
         handlers: Handlers,
-        rules: HttpRules,
-        (log_root, segment_bytes, max_log_bytes): (PathBuf, u64, u64),
+        rules: watch::Receiver<HttpRules>,
+        log_root: PathBuf,
+        quota: watch::Receiver<LogQuota>,
     ) -> io::Result<Self> {
-        let outputs = Outputs::start(log_root, segment_bytes, max_log_bytes)?;
+        let outputs = Outputs::start(log_root, quota)?;
         Ok(Self { runtime, outputs, handlers, http: http::Client::new(rules) })
     }
 }
@@ -49,7 +51,8 @@ pub(super) fn start(
     reporter: Reporter,
     output: Output,
 ) -> Main {
-    runner.start_scoped(move |scope| run(scope, inside, record, context, link, reporter, output))
+    let span = Span::current();
+    runner.start_scoped(move |scope| run(scope, inside, record, context, link, reporter, output).instrument(span))
 }
 
 async fn run(
@@ -76,7 +79,7 @@ async fn run(
             scope.cancellable(Box::pin(inside.http.run(job, &variables, &output))).await?
         }
         Job::Handler(job) => handler::run(&inside.handlers, job, Call::new(record.clone(), variables, scope, output)).await?,
-        Job::Command(_) | Job::Script(_) => {
+        Job::Command(_) | Job::Script(_) | Job::Python(_) => {
             let failure = Failure::new("internal", "a job of processes was given to the daemon itself");
             End { error: Some(failure), ..End::default() }
         }

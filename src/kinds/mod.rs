@@ -12,6 +12,8 @@ mod inside;
 mod output;
 mod handover;
 mod process;
+mod python;
+mod run_files;
 mod script;
 mod variables;
 
@@ -25,6 +27,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::Poll,
+    time::Duration,
 };
 
 use tokio::{
@@ -33,6 +36,7 @@ use tokio::{
     task::JoinSet,
     time::sleep,
 };
+use tracing::Instrument;
 
 pub use ending::end_of_spooled;
 pub use environment::Environment;
@@ -67,10 +71,17 @@ pub struct Shared {
     pub log_root: PathBuf,
     /// Where files for jobs of other users are.
     pub handover: Handover,
+    /// How much of an attempt's output is kept, for those that begin from now on.
+    pub quota: watch::Receiver<LogQuota>,
+}
+
+/// How much of an attempt's output is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogQuota {
     /// The size of a file of output, bytes.
     pub segment_bytes: u64,
     /// All output of an attempt that is kept, bytes.
-    pub max_log_bytes: u64,
+    pub max_bytes: u64,
 }
 
 /// The most of a result in its JSON, bytes: it is in the record, which is read and sent whole.
@@ -116,6 +127,8 @@ struct Parked {
 struct Orders {
     go: bool,
     force: bool,
+    /// The daemon is about to end: kill, and wait for nothing.
+    at_once: bool,
     settled: bool,
 }
 
@@ -190,6 +203,9 @@ impl Runners for Fleet {
                 Some(output) => inside::start(runner, inside, record, context, link, reporter, output),
             }
         };
+        let (run, attempt) = record.position().unwrap_or((1, 1));
+        // Of the highest level, so that no filter leaves lines without it.
+        let span = tracing::error_span!("attempt", runner = %record.id, run, attempt);
         let (park, next) = oneshot::channel();
         let park = can_follow(&record).then_some(park);
         let parks = park.is_some();
@@ -205,7 +221,7 @@ impl Runners for Fleet {
                     }
                     key
                 };
-                self.drivers.spawn_on(driver, &self.runtime);
+                self.drivers.spawn_on(driver.instrument(span), &self.runtime);
                 (handle, event_loop)
             }
             None => {
@@ -216,13 +232,13 @@ impl Runners for Fleet {
                     .loop_factory(LoopFactory::shared(runtime.clone()))
                     .drain_timeout(record.spec.drain_timeout)
                     .build_async();
-                let main = start(&mut runner);
+                let main = span.in_scope(|| start(&mut runner));
                 let facts = (runner.handle(), runner.get_loop().ok());
                 let driver = async move {
                     drive.run(runner, main).await;
                     key
                 };
-                self.drivers.spawn_on(driver, &self.runtime);
+                self.drivers.spawn_on(driver.instrument(span), &self.runtime);
                 facts
             }
         };
@@ -254,6 +270,11 @@ impl Runners for Fleet {
         }
     }
 
+    fn force_at_once(&mut self, key: AttemptKey) {
+        self.order(key, |orders| (orders.force, orders.at_once) = (true, true));
+        self.force(key);
+    }
+
     fn abort(&mut self, key: AttemptKey) {
         self.hosted.remove(&key);
     }
@@ -277,10 +298,12 @@ impl Runners for Fleet {
             self.closing.insert(key, parked.handle);
             parked.runner
         });
+        let limit = reporter.record.spec.drain_timeout;
         let driver = async move {
             let report = match runner {
                 Some(runner) => match runner.await {
-                    Ok(mut runner) => drain(runner.close().await),
+                    // Force interrupts it through its handle.
+                    Ok(mut runner) => drain(close(&mut runner, limit, pending()).await),
                     Err(_) => Drain::default(),
                 },
                 None => Drain::default(),
@@ -350,79 +373,86 @@ struct Drive {
 
 impl Drive {
     async fn run(self, mut runner: AsyncRunner, main: Main) {
-    let Self { mut link, reporter, output, park, closed: told } = self;
-    let ended = match main {
-        Ok(main) => main.await,
-        Err(error) => Err(error),
-    };
-    let Done { mut end, hold } = match (ended, &output) {
-        (Ok(Ok(done)), _) => done,
+        let Self { mut link, reporter, output, park, closed: told } = self;
+        let ended = match main {
+            Ok(main) => main.await,
+            Err(error) => Err(error),
+        };
+        let Some(Done { mut end, hold }) = done(ended, output.is_some(), &reporter) else { return };
+        if let Some(output) = &output {
+            end.output = Some(output.flush().await);
+        }
+        if let Some(park) = park {
+            // Nobody takes it any more only when the supervisor is gone.
+            drop(park.send(runner));
+            told.store(true, Ordering::Release);
+            reporter.send(News::Ended(end)).await;
+            return release(link, hold).await;
+        }
+        {
+            let limit = reporter.record.spec.drain_timeout;
+            let mut close = pin!(close(&mut runner, limit, forced(&mut link)));
+            // Mostly there is nothing to close: then one commit tells the end and the close.
+            end.closed = poll_fn(|cx| match close.as_mut().poll(cx) {
+                Poll::Ready(report) => Poll::Ready(Some(drain(report))),
+                Poll::Pending => Poll::Ready(None),
+            })
+            .await;
+            let closed = end.closed.is_some();
+            told.store(closed, Ordering::Release);
+            reporter.send(News::Ended(end)).await;
+            if !closed {
+                let report = close.await;
+                if let Some(output) = &output {
+                    // What was written while it drained is in the log before the close is told.
+                    output.flush().await;
+                }
+                reporter.send(News::Closed(drain(report))).await;
+                told.store(true, Ordering::Release);
+            }
+        }
+        release(link, hold).await;
+    }
+}
+
+/// How a main task ended; `None`: nobody wants to know.
+fn done(
+    ended: Result<Result<Done, Stopped>, RunError>,
+    inside: bool,
+    reporter: &Reporter,
+) -> Option<Done> {
+    let end = match ended {
+        Ok(Ok(done)) => return Some(done),
+        Ok(Err(Stopped::Aborted)) => return None,
         // Nothing was executed, or it was dropped.
-        (Ok(Err(Stopped::Cancelled(_))) | Err(RunError::Cancelled(_)), _) => {
-            Done { end: End::default(), hold: None }
-        }
-        (Err(RunError::Interrupted), Some(_)) => Done { end: End::default(), hold: None },
-        (Ok(Err(Stopped::Aborted)), _) => return,
-        (Err(RunError::Panicked(panic)), Some(_)) => {
+        Ok(Err(Stopped::Cancelled(_))) | Err(RunError::Cancelled(_)) => End::default(),
+        Err(RunError::Interrupted) if inside => End::default(),
+        Err(RunError::Panicked(panic)) if inside => {
             let failure = Failure::new("panicked", format!("it panicked: {}", panic.message()));
-            Done { end: End { error: Some(failure), ..End::default() }, hold: None }
+            End { error: Some(failure), ..End::default() }
         }
-        (Err(error), None | Some(_)) => {
+        Err(error) => {
             tracing::error!(runner = %reporter.record.id, %error, "a main task of runward's own failed");
             let failure = Failure::new("internal", format!("runward's own main task failed: {error}"));
-            Done { end: End { error: Some(failure), lost: true, ..End::default() }, hold: None }
+            End { error: Some(failure), lost: true, ..End::default() }
         }
     };
-    if let Some(output) = &output {
-        end.output = Some(output.flush().await);
-    }
-    if let Some(park) = park {
-        // Nobody takes it any more only when the supervisor is gone.
-        drop(park.send(runner));
-        told.store(true, Ordering::Release);
-        reporter.send(News::Ended(end)).await;
-        release(link, hold).await;
-        return;
-    }
-    let (handle, limit) = (runner.handle(), reporter.record.spec.drain_timeout);
+    Some(Done { end, hold: None })
+}
+
+/// Closes a Runner. What its main task left behind has as long as its executor; after that, or by force, it is
+/// abandoned.
+async fn close(runner: &mut AsyncRunner, limit: Duration, forced: impl Future<Output = ()>) -> CloseReport {
+    let handle = runner.handle();
     let mut close = pin!(runner.close());
-    // Mostly there is nothing to close: then one commit tells the end and the close.
-    end.closed = poll_fn(|cx| match close.as_mut().poll(cx) {
-        Poll::Ready(report) => Poll::Ready(Some(drain(report))),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await;
-    let closed = end.closed.is_some();
-    told.store(closed, Ordering::Release);
-    reporter.send(News::Ended(end)).await;
-    if !closed {
-        let report = match &output {
-            None => close.await,
-            Some(output) => {
-                let told = tokio::select! {
-                    biased;
-                    report = &mut close => Some(report),
-                    () = forced(&mut link) => None,
-                    // The executor has this long; so do tasks that its main task left behind.
-                    () = sleep(limit) => None,
-                };
-                let report = match told {
-                    Some(report) => report,
-                    None => {
-                        handle.interrupt();
-                        close.await
-                    }
-                };
-                // What was written while it drained is in the log before the close is told.
-                output.flush().await;
-                report
-            }
-        };
-        reporter.send(News::Closed(drain(report))).await;
-            told.store(true, Ordering::Release);
+    tokio::select! {
+        biased;
+        report = &mut close => return report,
+        () = forced => {}
+        () = sleep(limit) => {}
     }
-    release(link, hold).await;
-    }
+    handle.interrupt();
+    close.await
 }
 
 /// Lets go of what is held until the end is durable.

@@ -14,8 +14,9 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::LogQuota;
 use crate::{
     job::{OutputFacts, Record, RunnerId},
     process::log::{FRAME_DATA_LIMIT, LogWriter, Stream},
@@ -34,8 +35,7 @@ const OPEN_FILES: usize = 8;
 #[derive(Debug)]
 pub struct Outputs {
     root: PathBuf,
-    segment_bytes: u64,
-    max_bytes: u64,
+    quota: watch::Receiver<LogQuota>,
     orders: mpsc::Sender<Order>,
 }
 
@@ -65,10 +65,10 @@ impl Outputs {
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn start(root: PathBuf, segment_bytes: u64, max_bytes: u64) -> io::Result<Arc<Self>> {
+    pub fn start(root: PathBuf, quota: watch::Receiver<LogQuota>) -> io::Result<Arc<Self>> {
         let (orders, receiver) = mpsc::channel(QUEUE);
         thread::Builder::new().name("runward-output".into()).spawn(move || write_all(receiver))?;
-        Ok(Arc::new(Self { root, segment_bytes, max_bytes, orders }))
+        Ok(Arc::new(Self { root, quota, orders }))
     }
 
     /// The output of the record's current attempt.
@@ -149,13 +149,14 @@ fn write(log: &Arc<Log>, stream: Stream, at: u64, bytes: &[u8], open: &mut VecDe
 
 impl Log {
     fn create(&self) -> LogWriter {
-        let Outputs { root, segment_bytes, max_bytes, orders: _ } = &*self.outputs;
+        let Outputs { root, quota, orders: _ } = &*self.outputs;
+        let LogQuota { segment_bytes, max_bytes } = *quota.borrow();
         let (run, attempt) = self.position;
         let dir = attempt_dir(root, self.runner, run, attempt);
         if let Err(error) = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir) {
             tracing::warn!(runner = %self.runner, %error, "no directory for a job's output: it is lost, and counted");
         }
-        LogWriter::new(dir, *segment_bytes, *max_bytes)
+        LogWriter::new(dir, segment_bytes, max_bytes)
     }
 }
 
@@ -166,6 +167,10 @@ mod tests {
         job::{AttemptKey, Event, EventKind, Handler, Job, Spec, replay},
         process::log::{Item, LogReader},
     };
+
+    fn quota(segment_bytes: u64, max_bytes: u64) -> watch::Receiver<LogQuota> {
+        watch::channel(LogQuota { segment_bytes, max_bytes }).1
+    }
 
     fn record() -> Record {
         let id = RunnerId::new();
@@ -197,7 +202,7 @@ mod tests {
     #[tokio::test]
     async fn more_logs_than_files_are_written_in_turns() {
         let dir = tempfile::tempdir().expect("a directory");
-        let outputs = Outputs::start(dir.path().into(), 1 << 20, 1 << 20).expect("started");
+        let outputs = Outputs::start(dir.path().into(), quota(1 << 20, 1 << 20)).expect("started");
         let records: Vec<_> = (0..OPEN_FILES * 3).map(|_| record()).collect();
         let logs: Vec<_> = records.iter().map(|record| outputs.of(record)).collect();
         assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 0, "nothing before the first line");
@@ -223,7 +228,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_over_the_quota_is_counted_and_what_can_not_be_written_too() {
         let dir = tempfile::tempdir().expect("a directory");
-        let outputs = Outputs::start(dir.path().into(), 100, 300).expect("started");
+        let outputs = Outputs::start(dir.path().into(), quota(100, 300)).expect("started");
         let (kept, lost) = (record(), record());
         let log = outputs.of(&kept);
         for _ in 0..100 {

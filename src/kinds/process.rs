@@ -10,8 +10,10 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
+use tokio::time::sleep;
+use tracing::{Instrument, Span};
 
-use super::{Context, Done, Link, Main, Reporter, Shared, Variables, ending, handover::Place, script};
+use super::{Context, Done, Link, LogQuota, Main, Reporter, Shared, Variables, ending, python, run_files::RunFiles, script};
 use crate::{
     job::{self, Action, AttemptKey, Failure, Job, Limits, Process, Record, Rlimit, Script},
     process::{
@@ -63,7 +65,8 @@ pub(super) fn start(
     link: Link,
     reporter: Reporter,
 ) -> Main {
-    runner.start_scoped(move |scope| run(scope, shared, record, key, context, link, reporter))
+    let span = Span::current();
+    runner.start_scoped(move |scope| run(scope, shared, record, key, context, link, reporter).instrument(span))
 }
 
 async fn run(
@@ -78,18 +81,18 @@ async fn run(
     let signal = stop_signal(record.job());
     let prepared = async {
         let variables = context.variables(&record).await?;
-        let (launch, place) = plan(&scope, &shared, Arc::clone(&record), key, variables).await?;
+        let launch = plan(&scope, &shared, Arc::clone(&record), key, variables).await?;
         let shim = shared.launcher.launch(key.as_u128(), &launch).await.map_err(|error| match error {
             LaunchError::Prepare { stage, errno } => {
                 ending::start_failure(&StartFailure::new(stage, errno), record.job())
             }
             error => Failure { stage: Some("launch".into()), ..Failure::new("start_failed", error.to_string()) },
         });
-        shim.map(|shim| (shim, place))
+        shim.map(|shim| (shim, launch.files.dir.is_some()))
     };
     let prepared = scope.cancellable(prepared).await?;
     scope.cancellable(link.until(|orders| orders.go)).await?.map_err(|_| Stopped::Aborted)?;
-    let (mut shim, place) = match prepared {
+    let (mut shim, own_dir) = match prepared {
         Ok(prepared) => prepared,
         Err(failure) => return Ok(Done { end: End { error: Some(failure), ..End::default() }, hold: None }),
     };
@@ -102,9 +105,9 @@ async fn run(
         Ok(end) => end,
         Err(Cancelled { .. }) => watch.stop(signal, &mut link).await,
     };
-    if let Some(place) = place {
-        // Nobody knows how much its user has put there.
-        drop(scope.spawn_blocking(move || drop(place)).with_name("tidy").await);
+    if end.lost && own_dir {
+        // Its shim could not. Nobody knows how much its user has put there.
+        drop(scope.spawn_blocking(move || shared.handover.remove(key)).with_name("tidy").await);
     }
     Ok(Done { end, hold: Some(Hold(watch.shim)) })
 }
@@ -141,6 +144,16 @@ impl Watch {
             forced = link.until(|orders| orders.force) => forced,
         };
         if forced.is_ok() {
+            if matches!(self.reporter.record.job(), Job::Python(_)) && signal == Signal::SIGINT {
+                // As a second Ctrl-C, which asyncio answers at once.
+                drop(self.shim.signal(signal as i32).await);
+                tokio::select! {
+                    biased;
+                    end = self.end() => return end,
+                    _ = link.until(|orders| orders.at_once) => {}
+                    () = sleep(python::INTERRUPT_GRACE) => {}
+                }
+            }
             drop(self.shim.kill().await);
         }
         self.end().await
@@ -169,7 +182,7 @@ impl Watch {
                 }
             }
             ShimEvent::StartFailed(failure) => {
-                return Some(ending::not_started(&failure, &self.reporter.record.job()));
+                return Some(ending::not_started(&failure, self.reporter.record.job()));
             }
             ShimEvent::Exited(report) => return Some(ending::end_of(&report)),
             // Nobody swept: the keeper is gone too. The daemon is about to end, and recovery to tell the truth.
@@ -190,9 +203,13 @@ impl Watch {
 }
 
 fn stop_signal(job: &Job) -> Signal {
+    let default = match job {
+        Job::Command(_) | Job::Script(_) | Job::Http(_) | Job::Handler(_) => Signal::SIGTERM,
+        Job::Python(_) => Signal::SIGINT,
+    };
     // Names were checked when the job was submitted.
     let name = job.process().and_then(|process| process.stop_signal.as_deref());
-    name.and_then(|name| Signal::from_str(&format!("SIG{name}")).ok()).unwrap_or(Signal::SIGTERM)
+    name.and_then(|name| Signal::from_str(&format!("SIG{name}")).ok()).unwrap_or(default)
 }
 
 /// What the shim is to do. Files are written and users looked up on the Runner's executor.
@@ -202,7 +219,7 @@ async fn plan(
     record: Arc<Record>,
     key: AttemptKey,
     variables: Variables,
-) -> Result<(Launch, Option<Place>), Failure> {
+) -> Result<Launch, Failure> {
     let (shared, job) = (Arc::clone(shared), Arc::clone(&record));
     let switches = job.job().process().is_some_and(|process| process.user.is_some() || process.group.is_some());
     let blocks = switches || matches!(job.job(), Job::Script(_));
@@ -225,7 +242,7 @@ fn plan_now(
     record: &Record,
     key: AttemptKey,
     variables: &Variables,
-) -> Result<(Launch, Option<Place>), (Stage, io::Error)> {
+) -> Result<Launch, (Stage, io::Error)> {
     let (run, attempt) = record.position().unwrap_or((1, 1));
     let dir = attempt_dir(&shared.log_root, record.id, run, attempt);
     let runner_dir = dir.parent().unwrap_or(&dir);
@@ -233,22 +250,35 @@ fn plan_now(
     let process = record.job().process().ok_or_else(no_process)?;
     let identity = identity(process).map_err(|error| (Stage::User, error))?;
     let files = |error| (Stage::Directory, error);
-    let place = match (record.job(), &identity.switch) {
-        // The runner's directory is closed to others than the daemon's user.
-        (Job::Script(script), Some(user)) if user.uid != nix::unistd::geteuid().as_raw() => {
-            let script = [(script::NAME, script.source.as_bytes())];
-            Some(shared.handover.make(key, user, &script).map_err(files)?)
+    // The state directory is closed to others than the daemon's user.
+    let other = identity.switch.as_ref().is_some_and(|user| user.uid != nix::unistd::geteuid().as_raw());
+    let own_dir = if other { Some(shared.handover.dir(key).map_err(files)?) } else { None };
+    let mut run_files = RunFiles::new(&dir, own_dir);
+    let argv = match record.job() {
+        Job::Command(command) => command.argv.iter().map(OsString::from).collect(),
+        Job::Script(Script { source, args, process: _ }) => {
+            let path = if other {
+                run_files.give(script::NAME, source.as_bytes().to_vec())
+            } else {
+                script::write(runner_dir, source).map_err(files)?;
+                runner_dir.join(script::NAME)
+            };
+            script::argv(source, &path, args)
         }
-        (Job::Script(script), Some(_) | None) => {
-            script::write(runner_dir, &script.source).map_err(files)?;
-            None
+        Job::Python(job) => {
+            let request = python::request(job, record, variables).map_err(|error| files(error.into()))?;
+            python::argv(job, request, &mut run_files)
         }
-        (Job::Command(_) | Job::Http(_) | Job::Handler(_), _) => None,
+        Job::Http(_) | Job::Handler(_) => return Err(no_process()),
     };
-    let argv = argv(record.job(), place.as_ref().map_or(runner_dir, Place::path))?;
-    let env = shared.environment.of(record, key, identity.user.as_ref(), variables, &process.env);
+    let mut env = shared.environment.of(record, key, identity.user.as_ref(), variables, &process.env);
+    env.extend(run_files.environment());
     let cwd = process.cwd.clone().unwrap_or_else(|| PathBuf::from("/"));
     let mut launch = Launch::new(dir, argv, env, cwd);
+    launch.files = run_files.into_files();
+    if matches!(record.job(), Job::Python(_)) {
+        launch.blocked_signals = vec![Signal::SIGINT as i32];
+    }
     launch.stdin = process.stdin.as_ref().map(|text| text.as_bytes().to_vec());
     launch.user = identity.switch;
     // Checked when the job was submitted.
@@ -258,20 +288,8 @@ fn plan_now(
     launch.nice = process.nice;
     launch.rlimits = process.rlimits.iter().map(rlimit).collect();
     launch.limits = tree_limits(process.limits);
-    launch.segment_bytes = shared.segment_bytes;
-    launch.max_log_bytes = shared.max_log_bytes;
-    Ok((launch, place))
-}
-
-/// The program and its arguments; a script is in `dir`.
-fn argv(job: &Job, dir: &Path) -> Result<Vec<OsString>, (Stage, io::Error)> {
-    match job {
-        Job::Command(command) => Ok(command.argv.iter().map(OsString::from).collect()),
-        Job::Script(Script { source, args, process: _ }) => {
-            Ok(script::argv(source, &dir.join(script::NAME), args))
-        }
-        Job::Http(_) | Job::Handler(_) => Err(no_process()),
-    }
+    LogQuota { segment_bytes: launch.segment_bytes, max_bytes: launch.max_log_bytes } = *shared.quota.borrow();
+    Ok(launch)
 }
 
 /// Only process jobs come here.

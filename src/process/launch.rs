@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Files, Taken};
+
 /// Everything a shim needs to start one job. Nothing is taken from the daemon's own environment.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
@@ -31,6 +33,10 @@ pub struct Launch {
     pub nice: Option<i32>,
     /// Limits set on the job, not on its shim.
     pub rlimits: Vec<RLimit>,
+    /// Files that it is given, and that it may leave.
+    pub files: Files,
+    /// Signals that are blocked when its program starts, and wait until it is ready for them.
+    pub blocked_signals: Vec<i32>,
     /// Limits of the whole tree.
     pub limits: TreeLimits,
     /// A log segment is closed once it exceeds this many bytes. See [`Launch::SEGMENT_BYTES`].
@@ -57,6 +63,8 @@ impl Launch {
             umask: 0o022,
             nice: None,
             rlimits: Vec::new(),
+            files: Files::default(),
+            blocked_signals: Vec::new(),
             limits: TreeLimits::default(),
             segment_bytes: Self::SEGMENT_BYTES,
             max_log_bytes: Self::MAX_LOG_BYTES,
@@ -235,6 +243,9 @@ pub struct ExitReport {
     pub user_time_us: u64,
     /// Processor time of the tree in the kernel, microseconds.
     pub system_time_us: u64,
+    /// What it has left under each of the names in [`Files::taken`].
+    #[serde(default)]
+    pub files: Vec<Taken>,
 }
 
 /// That the kernel killed for want of memory.

@@ -17,6 +17,7 @@
 
 mod cgroup;
 pub mod containment;
+mod files;
 mod controllers;
 mod handle;
 mod inherited;
@@ -33,6 +34,7 @@ pub mod spool;
 
 use std::time::Duration;
 
+pub use files::{Files, Taken, Untaken};
 pub use controllers::{LimitSupport, hand_on};
 pub use handle::{SendError, Shim, ShimControl, ShimEvent};
 pub use inherited::{HandedOver, handed_over, reset_inherited_signals};

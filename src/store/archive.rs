@@ -179,7 +179,9 @@ impl Lookup {
     /// # Errors
     /// SQLite's, and events that do not fit each other.
     pub fn under_way(&self) -> Result<Vec<Record>, OpenError> {
-        self.replayed("state NOT IN ('queued', 'idle')")
+        let waits = [State::Queued, State::Idle, State::Closed];
+        let states: Vec<State> = State::ALL.iter().copied().filter(|state| !waits.contains(state)).collect();
+        self.replayed(&states)
     }
 
     /// The Runners that are kept open and had nothing to do.
@@ -187,7 +189,15 @@ impl Lookup {
     /// # Errors
     /// As [`Lookup::under_way`].
     pub fn idle(&self) -> Result<Vec<Record>, OpenError> {
-        self.replayed("state = 'idle'")
+        self.replayed(&[State::Idle])
+    }
+
+    /// How many messages are still to be sent.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn messages_left(&self) -> Result<i64, OpenError> {
+        Ok(self.0.query_row("SELECT count(*) FROM webhooks", [], |row| row.get(0))?)
     }
 
     /// The shared context.
@@ -206,7 +216,10 @@ impl Lookup {
         Ok(kept::queues(&self.0)?)
     }
 
-    fn replayed(&self, condition: &str) -> Result<Vec<Record>, OpenError> {
+    /// By name, for the index: of a hundred thousand closed ones none is looked at.
+    fn replayed(&self, states: &[State]) -> Result<Vec<Record>, OpenError> {
+        let words: Vec<_> = states.iter().map(|state| format!("'{state}'")).collect();
+        let condition = format!("state IN ({})", words.join(", "));
         let ids = self
             .0
             .prepare(&format!("SELECT id FROM runners WHERE state <> 'closed' AND {condition} ORDER BY n"))?

@@ -14,13 +14,16 @@ use tokio::{
 
 use super::{
     core::{Core, Effect, Input, Now, Output, Phase, Token},
-    handle::{Archive, Command, Reply, Stage, Status, Submission, Supervisor},
+    handle::{Archive, Command, Reply, Sent, Stage, Status, Submission, Supervisor},
     hub::Hub,
     ports::{AppendError, Batch, EventLog, Records, Report, Runners},
     wall_clock::WallClock,
     writer::{Writer, Written},
 };
-use crate::job::{Outcome, Record, RunnerId, SharedContext};
+use crate::{
+    job::{Outcome, Record, RunnerId, SharedContext},
+    metrics::Metrics,
+};
 
 /// Requests taken from the API and not yet handled. Beyond it callers wait: what they asked for was not
 /// accepted yet.
@@ -83,13 +86,14 @@ pub struct Actor<R, S> {
     core: Core,
     runners: R,
     records: S,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<Sent>,
     reports: mpsc::Receiver<Report>,
     urgent: mpsc::Receiver<Urgent>,
     writer: Writer,
     hub: Arc<Hub>,
     status: watch::Sender<Status>,
     context: watch::Sender<Arc<SharedContext>>,
+    metrics: Arc<Metrics>,
     wall_clock: WallClock,
     start: Instant,
     replies: HashMap<Token, oneshot::Sender<Reply>>,
@@ -135,6 +139,8 @@ pub struct Parts<R, S> {
     pub records: S,
     /// The place of the last committed event.
     pub last_seq: u64,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl<R: Runners, S: Records> Actor<R, S> {
@@ -167,10 +173,11 @@ impl<R: Runners, S: Records> Actor<R, S> {
             commands: receiver,
             reports: parts.reports,
             urgent: parts.urgent,
-            writer: Writer::start(parts.log)?,
+            writer: Writer::start(parts.log, Arc::clone(&parts.metrics))?,
             hub,
             status,
             context,
+            metrics: parts.metrics,
             wall_clock: WallClock::default(),
             start: Instant::now(),
             replies: HashMap::new(),
@@ -252,7 +259,8 @@ impl<R: Runners, S: Records> Actor<R, S> {
         }
     }
 
-    fn command(&mut self, command: Command) {
+    fn command(&mut self, Sent { at, command }: Sent) {
+        self.metrics.core_lag.observe(at.elapsed());
         // The client may have gone: then there is nobody to tell.
         match command {
             Command::Submit(submissions) => {
@@ -430,7 +438,10 @@ impl<R: Runners, S: Records> Actor<R, S> {
             }
             Effect::Go(key) => self.runners.go(key),
             Effect::Cancel(key) => self.runners.cancel(key),
-            Effect::Force(key) => self.runners.force(key),
+            Effect::Force(key) => match self.core.phase() {
+                Phase::Forcing { .. } | Phase::Finished => self.runners.force_at_once(key),
+                Phase::Open | Phase::Draining { .. } => self.runners.force(key),
+            },
             Effect::Abort(key) => {
                 let in_flight = self.in_flight.as_mut().map(|in_flight| &mut in_flight.held);
                 let held = in_flight.into_iter().chain([&mut self.pending.held]);
@@ -496,17 +507,18 @@ fn tell_end(record: &Record) {
     let Some(outcome) = record.outcome else { return };
     let (runner, name) = (record.id, record.spec.name.as_deref());
     let exit = record.attempt().and_then(|attempt| attempt.exit);
+    let (run, attempt) = record.position().unzip();
     let error =
         record.attempt().and_then(|attempt| attempt.error.as_ref()).map(|error| error.message.as_str());
     let exit = exit.map(tracing::field::debug);
     match outcome {
-        Outcome::Succeeded => tracing::debug!(%runner, name, %outcome, "closed"),
+        Outcome::Succeeded => tracing::debug!(%runner, run, attempt, name, %outcome, "closed"),
         Outcome::Cancelled | Outcome::Killed | Outcome::TimedOut => {
             let by = record.cancel.as_ref().map(|receipt| receipt.by.0.as_str());
-            tracing::info!(%runner, name, %outcome, exit, by, "closed");
+            tracing::info!(%runner, run, attempt, name, %outcome, exit, by, "closed");
         }
-        Outcome::Failed => tracing::info!(%runner, name, %outcome, exit, error, "closed"),
-        Outcome::Lost => tracing::warn!(%runner, name, %outcome, error, "closed"),
+        Outcome::Failed => tracing::info!(%runner, run, attempt, name, %outcome, exit, error, "closed"),
+        Outcome::Lost => tracing::warn!(%runner, run, attempt, name, %outcome, error, "closed"),
     }
 }
 

@@ -1,11 +1,11 @@
 //! What the rest of the program holds of the supervisor: cheap to clone, with plain verbs.
 
-use std::{path::PathBuf, pin::Pin, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, path::PathBuf, pin::Pin, sync::Arc, time::Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    core::{Answer, Change, Counts, QueueStatus, Request, Standing},
+    core::{Answer, Change, Counts, Limits, QueueStatus, Request, Standing},
     hub::{Hub, Subscription},
     ports::{Delivery, IdempotencyKey, LoopFacts},
 };
@@ -16,12 +16,25 @@ use crate::job::{
 /// A handle on the supervisor.
 #[derive(Clone)]
 pub struct Supervisor {
-    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) commands: mpsc::Sender<Sent>,
     pub(super) hub: Arc<Hub>,
     pub(super) archive: Arc<dyn Archive>,
     pub(super) status: watch::Receiver<Status>,
     pub(super) context: watch::Receiver<Arc<SharedContext>>,
     pub(super) log_root: Arc<PathBuf>,
+}
+
+/// A request, and when it was sent.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) at: Instant,
+    pub(super) command: Command,
+}
+
+impl From<Command> for Sent {
+    fn from(command: Command) -> Self {
+        Self { at: Instant::now(), command }
+    }
 }
 
 /// What is asked of the supervisor.
@@ -149,6 +162,9 @@ pub enum Refusal {
     /// One is a process, the other a task of the daemon's: they don't share a loop.
     #[error("a Runner takes either processes or jobs that run in the daemon, as its first job was")]
     OtherLoop,
+    /// It runs as somebody else than the Runner's first job.
+    #[error("all runs of a Runner run as the same user and group")]
+    OtherUser,
     /// The supervisor has ended.
     #[error("the supervisor has ended")]
     Ended,
@@ -235,7 +251,7 @@ impl Supervisor {
             })
             .unzip();
         // Nobody there: then no answer comes, which says the same.
-        drop(self.commands.send(Command::Submit(jobs)).await);
+        drop(self.commands.send(Command::Submit(jobs).into()).await);
         let mut results = Vec::with_capacity(ids.len());
         for (id, answer) in ids.into_iter().zip(answers) {
             results.push(answer.await.map_err(|_| Refusal::Ended).and_then(|reply| submitted(id, reply)));
@@ -300,6 +316,22 @@ impl Supervisor {
     /// [`Refusal::NotRecorded`]
     pub async fn set_queue(&self, name: String, settings: Option<QueueSettings>) -> Result<(), Refusal> {
         self.change(Change::Queue(name, settings)).await.map(drop)
+    }
+
+    /// Takes over what the operator's settings say of limits and queues now. Nothing that runs is touched.
+    ///
+    /// # Errors
+    /// [`Refusal::Ended`]
+    pub async fn set_settings(
+        &self,
+        limits: Limits,
+        queues: BTreeMap<String, QueueSettings>,
+    ) -> Result<(), Refusal> {
+        match self.change(Change::Settings(limits, queues)).await {
+            // It is in the settings, not in the store.
+            Ok(_) | Err(Refusal::NotRecorded(_)) => Ok(()),
+            Err(refusal) => Err(refusal),
+        }
     }
 
     /// The queues that are configured, were changed or are used.
@@ -417,7 +449,7 @@ impl Supervisor {
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| Refusal::Ended)?;
+        self.commands.send(command(reply).into()).await.map_err(|_| Refusal::Ended)?;
         answer.await.map_err(|_| Refusal::Ended)
     }
 
@@ -479,6 +511,7 @@ impl From<super::core::Denied> for Refusal {
             super::core::Denied::Closing => Self::Closing,
             super::core::Denied::TooManyRuns { max } => Self::TooManyRuns { max },
             super::core::Denied::OtherLoop => Self::OtherLoop,
+            super::core::Denied::OtherUser => Self::OtherUser,
         }
     }
 }

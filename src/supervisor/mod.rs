@@ -21,6 +21,7 @@ pub use handle::{
     Archive, Filter, ReadError, Reading, Refusal, Stage, Status, Submission, Submitted, Supervisor, Taken,
 };
 pub use hub::{Hub, Subscription};
+pub use writer::count_durable;
 
 use crate::job::RunnerId;
 

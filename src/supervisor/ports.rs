@@ -148,6 +148,10 @@ pub trait Runners {
     fn cancel(&mut self, key: AttemptKey);
     /// Kills what can be killed.
     fn force(&mut self, key: AttemptKey);
+    /// The same without the moment that a second interrupt gives: the daemon is about to end.
+    fn force_at_once(&mut self, key: AttemptKey) {
+        self.force(key);
+    }
     /// Forgets a Runner that was never told to go.
     fn abort(&mut self, key: AttemptKey);
     /// The end is durable: what was held until then may go.
@@ -206,6 +210,7 @@ pub struct Report {
 
 /// The kinds of report.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one for each attempt, and hardly any is kept")]
 pub enum News {
     /// The job executes.
     Running {

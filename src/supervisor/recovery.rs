@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    core::{Next, Now, final_outcome, requeued, verdict, what_follows},
+    core::{Next, Now, final_outcome, ended, requeued, what_follows},
     ports::{Batch, End},
 };
 use crate::job::{
@@ -15,6 +15,7 @@ use crate::job::{
 /// What is known of an attempt that was under way, from what its shim left. Certain, because by then every
 /// process of it is dead.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one for each attempt, and hardly any is kept")]
 pub enum Evidence {
     /// It was never told to go.
     NotExecuted,
@@ -76,8 +77,7 @@ fn end(record: &Record, evidence: Evidence) -> Option<EventKind> {
             ..End::default()
         },
     };
-    let outcome = verdict(record, &end);
-    Some(end.into_event(outcome))
+    Some(ended(record, end))
 }
 
 /// What follows it: as it would have been while the daemon lived, but that nothing is left to drain.
@@ -180,6 +180,20 @@ mod tests {
             recover(record(OnLost::Requeue, forced), Evidence::Unknown).outcome,
             Some(Outcome::Killed)
         );
+    }
+
+    #[test]
+    fn more_variables_than_a_record_holds_are_none() {
+        let setting = |count: usize| {
+            let context = (0..count).map(|n| (format!("V{n}"), Some("x".into()))).collect();
+            Evidence::Ended(End { exit: Some(Exit::Code(0)), context, ..End::default() })
+        };
+        let after = recover(record(OnLost::Fail, vec![running()]), setting(1000));
+        assert_eq!((after.outcome, after.variables.len()), (Some(Outcome::Succeeded), 1000));
+        let after = recover(record(OnLost::Fail, vec![running()]), setting(1001));
+        assert_eq!((after.outcome, after.variables.len()), (Some(Outcome::Failed), 0));
+        let error = after.attempt().and_then(|attempt| attempt.error.as_ref()).expect("an error");
+        assert_eq!(error.kind, "bad_context");
     }
 
     #[test]

@@ -1,11 +1,17 @@
 //! The one thread that writes to the store. One batch at a time: while it is being committed the next one
 //! grows, which is what commits in groups.
 
-use std::{io, sync::mpsc as blocking, thread};
+use std::{
+    io,
+    sync::{Arc, mpsc as blocking},
+    thread,
+    time::Instant,
+};
 
 use tokio::sync::mpsc;
 
-use super::ports::{AppendError, Batch, Duplicate, EventLog};
+use super::ports::{AppendError, Batch, Delivery, Duplicate, EventLog};
+use crate::metrics::Metrics;
 
 /// A batch, after the attempt to commit it.
 pub(super) struct Written {
@@ -21,12 +27,14 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(mut log: Box<dyn EventLog>) -> io::Result<Self> {
+    pub(super) fn start(mut log: Box<dyn EventLog>, metrics: Arc<Metrics>) -> io::Result<Self> {
         let (batches, receiver) = blocking::sync_channel::<Batch>(1);
         let (sender, written) = mpsc::channel(1);
         let thread = thread::Builder::new().name("runward-store".into()).spawn(move || {
             while let Ok(batch) = receiver.recv() {
+                let started = Instant::now();
                 let result = log.append(&batch);
+                count(&metrics, started, &batch, &result);
                 if sender.blocking_send(Written { batch, result }).is_err() {
                     break;
                 }
@@ -46,6 +54,27 @@ impl Writer {
     pub(super) async fn written(&mut self) -> Written {
         self.written.recv().await.expect("the writer thread lives as long as its writer")
     }
+}
+
+/// Here and not on the supervisor's loop, and before anybody is answered.
+fn count(metrics: &Metrics, started: Instant, batch: &Batch, result: &Result<Vec<Duplicate>, AppendError>) {
+    match result {
+        Ok(duplicates) => {
+            metrics.store.commits.observe(started.elapsed());
+            metrics.store.events.observe_count(batch.events.len());
+            count_durable(metrics, batch, duplicates);
+        }
+        Err(_) => metrics.store.failures.inc(),
+    }
+}
+
+/// Counts what was made durable.
+pub fn count_durable(metrics: &Metrics, batch: &Batch, duplicates: &[Duplicate]) {
+    let refused = |id| duplicates.iter().any(|duplicate| duplicate.runner == id);
+    let messages = metrics.jobs.committed(&batch.events, &batch.records, refused);
+    let done = batch.webhooks.iter().filter(|(_, delivery)| *delivery == Delivery::Done).count();
+    metrics.webhooks.pending.add(messages - i64::try_from(done).unwrap_or(i64::MAX));
+    metrics.jobs.purged.add(batch.purged.len() as u64);
 }
 
 impl Drop for Writer {

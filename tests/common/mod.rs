@@ -54,6 +54,12 @@ impl Setup {
         self
     }
 
+    /// Gives it another argument.
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
     /// Sets a variable of its environment.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
@@ -400,4 +406,15 @@ pub fn in_parallel<T: Send + 'static>(
         thread.join().expect("no panic");
     }
     results
+}
+
+/// Fails with a sentence where there is no Python that jobs can use.
+pub fn python_is_there() {
+    let output =
+        Command::new("python3").args(["-c", "import sys; print(sys.version_info >= (3, 11))"]).output();
+    let fine = output.is_ok_and(|output| output.stdout == b"True\n");
+    assert!(
+        fine,
+        "python3 is missing or older than 3.11: apt-get install python3, or put a newer one first in PATH"
+    );
 }

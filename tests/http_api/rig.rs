@@ -14,7 +14,7 @@ use std::{
 
 use jiff::Timestamp;
 use runward::{
-    http::{self, Api, Config, Containment, Info, Listener, access::Access},
+    http::{self, Api, Config, Containment, Info, Listener, Reload, ReloadRequest, Reloaded, access::Access},
     job::{AttemptKey, Drain, Exit, Job, Record, RunnerId, SharedContext, State},
     secrets::Vault,
     store::{self, Lookup, Readers},
@@ -85,7 +85,7 @@ impl Jobs {
             Some(Job::Script(script)) => script.source.clone(),
             Some(Job::Handler(handler)) => handler.name.clone(),
             Some(Job::Http(http)) => http.url.clone(),
-            None => String::new(),
+            Some(Job::Python(_)) | None => String::new(),
         }
     }
 }
@@ -183,16 +183,18 @@ impl Rig {
         let address = tcp.address().parse().expect("an address");
         let socket = dir.path().join("api.sock");
         let unix = Listener::bind_unix(&socket).expect("bound");
+        let config = Config { hosts: vec!["build.example".into()], limits: decided, ..Config::default() };
         let api = Api {
             supervisor: supervisor.clone(),
             access: Access {
                 token: http::token::load_or_create(dir.path()).expect("the token"),
-                hosts: vec!["build.example".into()],
                 uid: nix::unistd::geteuid().as_raw(),
             },
             vault: Arc::new(Vault::open(dir.path(), None).expect("a key")),
-            config: Config::default(),
-            info: info(decided),
+            config: watch::channel(Arc::new(config)).1,
+            reload: reloads_nothing(),
+            metrics: Arc::default(),
+            info: info(),
         };
         let (stop, mut stopping) = watch::channel(false);
         let server = thread::spawn(move || {
@@ -341,14 +343,36 @@ fn supervise(
         let records = Lookup::open(&database).expect("the store");
         let archive: Arc<dyn Archive> = Arc::new(Readers::start(&database).expect("readers"));
         let core = Core::new(limits, "boot".into(), 1);
-        let parts = Parts { core, runners: jobs, reports, urgent, log, records, last_seq: 0 };
+        let parts = Parts {
+            core,
+            runners: jobs,
+            reports,
+            urgent,
+            log,
+            records,
+            last_seq: 0,
+            metrics: Arc::default(),
+        };
         let (mut actor, supervisor) = Actor::new(parts, archive, root.join("logs")).expect("an actor");
         ready.send(supervisor).expect("somebody waits");
         actor.run().await;
     });
 }
 
-fn info(limits: core::Limits) -> Info {
+/// Settings that are always the same.
+fn reloads_nothing() -> Reload {
+    let (reload, mut asked) = mpsc::channel::<ReloadRequest>(4);
+    thread::spawn(move || {
+        while let Some(request) = asked.blocking_recv() {
+            if let Some(answer) = request.answer {
+                drop(answer.send(Ok(Reloaded::default())));
+            }
+        }
+    });
+    reload
+}
+
+fn info() -> Info {
     Info {
         version: "1.2.3".into(),
         pid: std::process::id(),
@@ -356,7 +380,6 @@ fn info(limits: core::Limits) -> Info {
         started_at: Timestamp::now(),
         started: Instant::now(),
         containment: Containment { tier: "none".into(), detail: "a test".into() },
-        limits,
     }
 }
 

@@ -50,6 +50,31 @@ fn runs_follow_each_other_on_one_runner() {
 }
 
 #[test]
+fn who_waits_for_one_that_is_kept_open_waits_for_its_first_run() {
+    let rig = Rig::start();
+    let body = json!({"job": {"command": ["true"]}, "keep_open": true});
+    let over = rig.send("POST", "/v1/runners?wait=1h", &body);
+    assert_eq!((over.status, &over.json()["state"]), (200, &json!("idle")), "{}", over.text());
+    let target = Request::new("POST", "/v1/runners?follow").header("content-type", "application/json");
+    let followed = rig.ask(target.body(body.to_string()));
+    assert_eq!((followed.status, followed.text().as_str()), (201, ""));
+    let waits = rig.accepted(&json!({"job": {"command": ["true"]}, "delay": "1h"}));
+    assert_eq!(rig.get(&format!("/v1/runners/{waits}/logs?run=1")).status, 200);
+}
+
+#[test]
+fn a_run_of_another_user_is_refused() {
+    let rig = Rig::start();
+    let id = kept_open(&rig);
+    let me = nix::unistd::User::from_uid(nix::unistd::geteuid()).expect("readable").expect("known").name;
+    let job = json!({"job": {"command": {"argv": ["true"], "user": me}}});
+    let refused = rig.send("POST", &format!("/v1/runners/{id}/runs"), &job);
+    assert_eq!((refused.status, refused.problem().as_str()), (422, "invalid-field"));
+    assert_eq!(refused.json()["field"], "job");
+    assert!(refused.text().contains("each run sets variables for the next one"), "{}", refused.text());
+}
+
+#[test]
 fn an_idle_runner_is_closed_not_cancelled() {
     let rig = Rig::start();
     let id = kept_open(&rig);

@@ -36,6 +36,8 @@ super::tests! {
     a_follower_sees_the_first_line_though_it_came_before
     hundreds_sleep_at_once_and_are_cancelled_at_once
     the_loop_of_a_handler_is_shown
+    what_a_handler_logs_names_its_runner_run_and_attempt
+    metrics_tell_that_handlers_block_their_loop
     the_example_embeds_a_daemon
 }
 
@@ -61,6 +63,10 @@ fn handlers() -> Handlers {
             call.print(&format!("greeting {name}")).await;
             call.eprint(call.context("WHO").unwrap_or("nobody")).await;
             Ok(json!({"greeting": format!("hello, {name}")}))
+        })
+        .register("tells", |_| async {
+            tracing::warn!("the spam is late");
+            Ok(json!(null))
         })
         .register("panic", |_| async { panic!("the spam is out") })
         .register("fail", |_| async { Err(HandlerError::new("no_spam", "there is no spam")) })
@@ -336,6 +342,28 @@ fn hundreds_sleep_at_once_and_are_cancelled_at_once() {
     for id in &ids {
         assert_eq!(daemon.closed(id)["outcome"], "cancelled");
     }
+}
+
+fn what_a_handler_logs_names_its_runner_run_and_attempt() {
+    let daemon = start();
+    let runner = daemon.run(json!({"job": {"handler": {"name": "tells"}}}));
+    let line: Value = serde_json::from_str(&daemon.logged("the spam is late")).expect("JSON");
+    let expected = json!([{"name": "attempt", "runner": runner["id"], "run": 1, "attempt": 1}]);
+    assert_eq!(line["spans"], expected, "{line}");
+}
+
+fn metrics_tell_that_handlers_block_their_loop() {
+    let daemon = start();
+    let lag = || -> f64 {
+        let text = daemon.text("/metrics");
+        let line = text.lines().find_map(|line| line.strip_prefix("runward_in_process_loop_lag_seconds "));
+        line.expect("it is told").parse().expect("a number")
+    };
+    assert!(lag() < 2.0);
+    for _ in 0..thread::available_parallelism().expect("a number").get() {
+        daemon.submit(json!({"job": {"handler": "stuck"}}));
+    }
+    until("no worker is left", || lag() == 2.0);
 }
 
 fn the_loop_of_a_handler_is_shown() {

@@ -3,7 +3,10 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::runner::{Drain, Exit, Failure, Job, Output, time};
+use super::{
+    job::Job,
+    runner::{Drain, Exit, Failure, Output, time},
+};
 use crate::job;
 
 /// One thing that happened to a Runner.

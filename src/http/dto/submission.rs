@@ -119,6 +119,8 @@ enum JobToRun {
     Command(CommandToRun),
     /// A script.
     Script(ScriptToRun),
+    /// A coroutine of Python.
+    Python(PythonToRun),
     /// A request over HTTP, made by the daemon itself.
     Http(HttpToRun),
     /// An async function of the program that embeds the daemon; `echo` and `sleep` are always there.
@@ -201,6 +203,15 @@ struct CommandForm {
     /// The program and its arguments.
     #[schema(min_items = 1)]
     argv: Vec<String>,
+    /// How it runs.
+    #[serde(flatten)]
+    process: ProcessForm,
+}
+
+/// How a process runs, whatever it executes.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+struct ProcessForm {
     /// Environment, over the daemon's allow-list and the context.
     env: Option<BTreeMap<String, String>>,
     /// Working directory, absolute.
@@ -223,8 +234,7 @@ struct CommandForm {
     rlimits: Option<BTreeMap<String, RlimitForm>>,
     /// Limits of all of it together.
     limits: Option<LimitsForm>,
-    /// The signal that asks it to stop.
-    #[schema(default = "TERM")]
+    /// The signal that asks it to stop; `TERM` by default, `INT` for Python.
     stop_signal: Option<String>,
     /// The exit codes that count as success.
     #[schema(default = json!([0]), min_items = 1)]
@@ -250,34 +260,41 @@ struct ScriptForm {
     source: String,
     /// Its arguments, `$1` and so on.
     args: Option<Vec<String>>,
-    /// Environment, over the daemon's allow-list and the context.
-    env: Option<BTreeMap<String, String>>,
-    /// Working directory, absolute.
-    #[schema(default = "/")]
-    cwd: Option<String>,
-    /// What it reads on its standard input.
-    stdin: Option<String>,
-    /// The user to run as; only where the daemon runs as root.
-    user: Option<String>,
-    /// The group to run as, the user's own by default; only where the daemon runs as root.
-    group: Option<String>,
-    /// The file mode creation mask: a text of octal digits.
-    #[schema(default = "0022", pattern = "^0?[0-7]{1,3}$")]
-    umask: Option<String>,
-    /// The nice value; the default is the daemon's. Lower ones only where the daemon may.
-    #[schema(minimum = -20, maximum = 19)]
-    nice: Option<i32>,
-    /// Limits of each of its processes, by name: `as`, `core`, `cpu`, `data`, `fsize`, `memlock`, `nofile`, `nproc`,
-    /// `stack`. Higher than the daemon's own only where it may.
-    rlimits: Option<BTreeMap<String, RlimitForm>>,
-    /// Limits of all of it together.
-    limits: Option<LimitsForm>,
-    /// The signal that asks it to stop.
-    #[schema(default = "TERM")]
-    stop_signal: Option<String>,
-    /// The exit codes that count as success.
-    #[schema(default = json!([0]), min_items = 1)]
-    success_exit_codes: Option<Vec<u8>>,
+    /// How it runs.
+    #[serde(flatten)]
+    process: ProcessForm,
+}
+
+/// The source, alone or with all that can be said of it.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+enum PythonToRun {
+    /// The source itself.
+    Short(String),
+    /// The same and more.
+    Long(Box<PythonForm>),
+}
+
+/// A coroutine of Python, run by `asyncio.Runner` in Python 3.11 or later. Either `source` or `target`.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what is read by hand")]
+struct PythonForm {
+    /// Source that defines `async def main(...)`.
+    source: Option<String>,
+    /// Where such a function can be imported: `package.module:function`.
+    target: Option<String>,
+    /// Its positional arguments.
+    args: Option<Vec<serde_json::Value>>,
+    /// Its arguments by name.
+    #[schema(value_type = Option<Object>)]
+    kwargs: Option<serde_json::Value>,
+    /// The Python that runs it, a path or a name to be found in the job's `PATH`.
+    #[schema(default = "python3")]
+    interpreter: Option<String>,
+    /// How it runs.
+    #[serde(flatten)]
+    process: ProcessForm,
 }
 
 #[cfg(test)]
@@ -290,16 +307,27 @@ mod tests {
         handler_kind::HANDLER,
         http_kind::HTTP,
         job::{COMMAND, SCRIPT},
+        python_kind::PYTHON,
         on_close::ON_CLOSE,
         retry::RETRY,
     };
 
     fn properties<T: PartialSchema>() -> Vec<String> {
         let schema = serde_json::to_value(T::schema()).expect("JSON");
-        let mut names: Vec<_> =
-            schema["properties"].as_object().expect("an object").keys().cloned().collect();
+        let mut names = own_properties(&schema);
+        // What every process has stands once, and is referred to.
+        for part in schema["allOf"].as_array().into_iter().flatten() {
+            names.extend(match part["$ref"].as_str() {
+                Some(_) => own_properties(&serde_json::to_value(ProcessForm::schema()).expect("JSON")),
+                None => own_properties(part),
+            });
+        }
         names.sort();
         names
+    }
+
+    fn own_properties(schema: &serde_json::Value) -> Vec<String> {
+        schema["properties"].as_object().into_iter().flat_map(|map| map.keys().cloned()).collect()
     }
 
     #[test]
@@ -308,6 +336,7 @@ mod tests {
             (properties::<Submission>(), &FIELDS[..]),
             (properties::<CommandForm>(), &COMMAND[..]),
             (properties::<ScriptForm>(), &SCRIPT[..]),
+            (properties::<PythonForm>(), &PYTHON[..]),
             (properties::<HttpForm>(), &HTTP[..]),
             (properties::<HandlerForm>(), &HANDLER[..]),
             (properties::<RetryForm>(), &RETRY[..]),

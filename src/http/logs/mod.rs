@@ -65,9 +65,9 @@ pub(super) enum Start {
 }
 
 impl Wanted {
-    /// All output of a Runner that was just submitted, as it comes.
-    pub(super) fn everything(id: RunnerId) -> Self {
-        let (run, attempt, stream) = (None, None, None);
+    /// All output of a Runner that was just submitted, or of one run of it, as it comes.
+    pub(super) fn everything(id: RunnerId, run: Option<u32>) -> Self {
+        let (attempt, stream) = (None, None);
         Self { id, run, attempt, stream, start: Start::Offset(0), follow: true, format: Format::Raw }
     }
 }
@@ -151,7 +151,7 @@ fn position(record: &Record, wanted: &Wanted) -> Result<Option<Position>, Proble
     match (run, attempt) {
         (Some(run), Some(attempt)) => Ok(Some(Position { run: run.run, attempt: attempt.attempt })),
         // Nothing was executed yet: there is no output, but there may be.
-        (None, None | Some(_)) if wanted.run.is_none() && wanted.attempt.is_none() => Ok(None),
+        (None, None | Some(_)) if wanted.run.is_none_or(|run| run == 1) && wanted.attempt.is_none() => Ok(None),
         (Some(run), None) if run.attempts.is_empty() && wanted.attempt.is_none() => Ok(None),
         (None | Some(_), None | Some(_)) => Err(Problem::new(
             Kind::AttemptNotFound,

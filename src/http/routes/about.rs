@@ -159,7 +159,7 @@ pub(super) async fn info(State(shared): State<Shared>, uri: Uri) -> Result<Respo
         Stage::StoreFailing { reason } => Some(reason),
         Stage::Recovering | Stage::Ready | Stage::Draining { deadline: _ } | Stage::Ended => None,
     };
-    let (info, config) = (&shared.api.info, &shared.api.config);
+    let (info, config) = (&shared.api.info, shared.config());
     let limits = config.permits.limits.each();
     let about = About {
         version: info.version.clone(),
@@ -177,11 +177,11 @@ pub(super) async fn info(State(shared): State<Shared>, uri: Uri) -> Result<Respo
         },
         counts: Counts { queued: counts.queued, active: counts.active },
         limits: Limits {
-            max_running: info.limits.max_running,
-            max_queued: info.limits.max_queued,
-            cancel_grace: duration::format(info.limits.cancel_grace),
+            max_running: config.limits.max_running,
+            max_queued: config.limits.max_queued,
+            cancel_grace: duration::format(config.limits.cancel_grace),
             drain_timeout: duration::format(config.drain_timeout),
-            shutdown: duration::format(info.limits.shutdown),
+            shutdown: duration::format(config.limits.shutdown),
             max_body: config.max_body,
             max_connections: serve::MAX_CONNECTIONS,
             max_headers: access::MAX_HEADERS,

@@ -58,8 +58,9 @@ pub(super) async fn submit(
         None => list.iter().map(|_| None).collect(),
         Some(key) => list.iter().zip(0..).map(|(body, place)| Some(idempotency::of_item(key, place, body))).collect(),
     };
+    let config = shared.config();
     let mut specs: Vec<_> =
-        list.into_iter().map(|body| submission::spec(body, &shared.api.config)).collect();
+        list.into_iter().map(|body| submission::spec(body, &config)).collect();
     check_identities(&shared, &mut specs).await?;
     let (items, submissions) = sort(specs, keys);
     let sent: Vec<_> = submissions.iter().map(|submission| submission.key.clone()).collect();

@@ -74,7 +74,7 @@ pub(super) async fn set(
         return Err(problem.allowed(["application/json"]));
     }
     check_name(&name)?;
-    let bytes = body::read(body, &headers, &from.0, shared.api.config.max_body).await?;
+    let bytes = body::read(body, &headers, &from.0, shared.config().max_body).await?;
     let value = read_value(&name, strict::parse(&bytes)?, &shared.api.vault)?;
     check_room(&shared.api.supervisor.context(), &name, &value)?;
     let version = shared.api.supervisor.set_variable(name.clone(), Some(value)).await?;

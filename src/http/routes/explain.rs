@@ -30,6 +30,6 @@ pub(super) async fn explain(State(shared): State<Shared>, id: Id, uri: Uri) -> R
         | Stage::Draining
         | Stage::Closed => None,
     };
-    let explanation = explain::explain(&record, standing.as_ref(), shared.api.info.limits.cancel_grace);
+    let explanation = explain::explain(&record, standing.as_ref(), shared.config().limits.cancel_grace);
     Ok(json(StatusCode::OK, &Explained::new(&record, explanation)))
 }

@@ -8,8 +8,10 @@ mod events;
 mod explain;
 mod get_loop;
 mod logs;
+mod metrics;
 mod queues;
 mod release;
+mod reload;
 mod runners;
 mod runs;
 mod submit;
@@ -28,7 +30,7 @@ use serde::Serialize;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Shared, access, body, json as strict, nearest,
+    Shared, access, body, json as strict, measure, nearest,
     problem::{Kind, Problem},
     serve::Place,
 };
@@ -54,6 +56,8 @@ pub(super) fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(context::list))
         .routes(routes!(context::get, context::set, context::unset))
         .routes(routes!(about::info))
+        .routes(routes!(reload::reload))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(about::livez))
         .routes(routes!(about::readyz))
         .routes(routes!(about::document))
@@ -66,6 +70,7 @@ pub(super) fn router(shared: Shared) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(middleware::from_fn_with_state(shared.clone(), access::guard))
+        .layer(middleware::from_fn_with_state(shared.clone(), measure::measure))
         .with_state(shared)
 }
 
@@ -137,7 +142,7 @@ async fn read_json(
             .field("Content-Type")
             .allowed(["application/json"]));
     }
-    strict::parse(&body::read(body, headers, place, shared.api.config.max_body).await?)
+    strict::parse(&body::read(body, headers, place, shared.config().max_body).await?)
 }
 
 /// Refuses a body: it would be an order that is not followed, such as `{"force": true}`.
@@ -148,7 +153,7 @@ async fn no_body(
     body: Body,
     detail: &str,
 ) -> Result<(), Problem> {
-    match body::read(body, headers, place, shared.api.config.max_body).await?.is_empty() {
+    match body::read(body, headers, place, shared.config().max_body).await?.is_empty() {
         true => Ok(()),
         false => Err(Problem::new(Kind::InvalidBody, detail)),
     }

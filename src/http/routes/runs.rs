@@ -58,7 +58,7 @@ pub(super) async fn add(
     }
     let value = read_json(&shared, &from.0, &headers, body).await?;
     let runner = record(&shared, id.0).await?;
-    let spec = submission::run(value, &runner.spec, &shared.api.config)?;
+    let spec = submission::run(value, &runner.spec, &shared.config())?;
     check_identity(&shared, &spec).await?;
     let held = match wait {
         None => None,

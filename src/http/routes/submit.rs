@@ -30,8 +30,8 @@ use crate::{
 
 /// Parameters of any submission.
 const ANSWER: [&str; 2] = ["wait", "follow"];
-/// Parameters of a script that is the body itself, besides those of any submission.
-const SHELL: [&str; 4] = ["priority", "weight", "label", "arg"];
+/// Parameters of a script or a Python source that is the body itself, besides those of any submission.
+const PLAIN: [&str; 4] = ["priority", "weight", "label", "arg"];
 /// Those of them that are texts, named as the fields of a submission.
 const TEXTS: [&str; 11] = [
     "name",
@@ -61,20 +61,21 @@ enum Answer {
 
 /// Submits a job: creates a runner for it and queues it.
 ///
-/// A body of the type `text/x-shellscript` is the script itself; `name`, `queue`, `priority`, `weight`, `label`,
+/// A body of the type `text/x-shellscript` is the script itself, one of `text/x-python` the source of a Python
+/// job; `name`, `queue`, `priority`, `weight`, `label`,
 /// `delay`, `start_at`, `concurrency_key`, `deadline`, `retry.max_attempts`, `retry.initial_backoff`,
 /// `retry.max_backoff`, `timeout`, `cancel_grace`, `drain_timeout`, `on_lost`, `on_shutdown` and `arg` are then query
 /// parameters. The job goes on when the client goes away.
 #[utoipa::path(post, path = "/v1/runners", tag = "runners",
     params(
-        ("wait" = Option<String>, Query, description = "Answer when the runner has closed (200) or this time is up (202), an hour at the most"),
-        ("follow" = Option<bool>, Query, description = "Answer with the output of the job, as it comes, until the runner closes"),
+        ("wait" = Option<String>, Query, description = "Answer when the runner has closed (200) or this time is up (202), an hour at the most. With `keep_open`: when its first run is over"),
+        ("follow" = Option<bool>, Query, description = "Answer with the output of the job, as it comes, until the runner closes or, with `keep_open`, its first run is over"),
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible characters; a retry with the same key and body gets the first answer"),
     ),
-    request_body(content((Submission = "application/json"), (String = "text/x-shellscript"))),
+    request_body(content((Submission = "application/json"), (String = "text/x-shellscript"), (String = "text/x-python"))),
     responses(
         (status = 201, description = "It is queued; `Location` is its address. With `follow`: its output", body = Runner),
-        (status = 200, description = "With `wait`: it has closed", body = Runner),
+        (status = 200, description = "With `wait`: it has closed, or its first run is over", body = Runner),
         (status = 202, description = "With `wait`: the time is up, and it goes on", body = Runner),
     ))]
 pub(super) async fn submit(
@@ -87,19 +88,21 @@ pub(super) async fn submit(
     let format = body::format(&headers)?;
     let known = match format {
         Format::Json => ANSWER.to_vec(),
-        Format::Shell => [&ANSWER[..], &TEXTS, &SHELL, &RETRY].concat(),
+        Format::Shell | Format::Python => [&ANSWER[..], &TEXTS, &PLAIN, &RETRY].concat(),
     };
     let mut query = Query::parse(&uri, &known)?;
     let answer = read_answer(&mut query)?;
-    let bytes = body::read(body, &headers, &from.0, shared.api.config.max_body).await?;
+    let bytes = body::read(body, &headers, &from.0, shared.config().max_body).await?;
     let key = idempotency::key(&headers, format, &bytes, query.rest())?;
     let spec = read_spec(&shared, format, bytes, &mut query).await?;
     let held = match answer {
         Answer::AtOnce => None,
         Answer::Wait(_) | Answer::Follow => Some(from.0.hold().await?),
     };
+    // One that is kept open does not close by itself: what is waited for is its first run.
+    let run = spec.keep_open.then_some(1);
     let submitted = shared.api.supervisor.submit(supervisor::Submission { id: RunnerId::new(), spec, key }).await?;
-    let answered = respond(&shared, answer, submitted.id, held).await;
+    let answered = respond(&shared, answer, submitted.id, run, held).await;
     let mut response =
         answered.unwrap_or_else(|problem| accepted_but(&problem, submitted.id).into_response());
     name(&mut response, submitted);
@@ -111,17 +114,22 @@ async fn respond(
     shared: &Shared,
     answer: Answer,
     id: RunnerId,
+    run: Option<u32>,
     held: Option<Held>,
 ) -> Result<Response, Problem> {
     match answer {
         Answer::AtOnce => Ok(json(StatusCode::CREATED, &Runner::from(&record(shared, id).await?))),
         Answer::Wait(limit) => {
-            let record = within(shared, id, limit, |record| record.state == Stage::Closed).await?;
-            let status = if record.state == Stage::Closed { StatusCode::OK } else { StatusCode::ACCEPTED };
+            let over = |record: &Record| match run {
+                None => record.state == Stage::Closed,
+                Some(run) => record.is_over(run),
+            };
+            let record = within(shared, id, limit, over).await?;
+            let status = if over(&record) { StatusCode::OK } else { StatusCode::ACCEPTED };
             Ok(json(status, &Runner::from(&*record)))
         }
         Answer::Follow => {
-            let mut response = logs::answer(shared, Wanted::everything(id), held).await?;
+            let mut response = logs::answer(shared, Wanted::everything(id, run), held).await?;
             *response.status_mut() = StatusCode::CREATED;
             Ok(response)
         }
@@ -163,12 +171,13 @@ async fn read_spec(
     body: Bytes,
     query: &mut Query,
 ) -> Result<Arc<Spec>, Problem> {
-    let config = &shared.api.config;
+    let config = shared.config();
     let value = match format {
         Format::Json => strict::parse(&body)?,
-        Format::Shell => shell(&body, query)?,
+        Format::Shell => plain("script", &body, query)?,
+        Format::Python => plain("python", &body, query)?,
     };
-    let spec = submission::spec(value, config)?;
+    let spec = submission::spec(value, &config)?;
     check_identity(shared, &spec).await?;
     Ok(spec)
 }
@@ -183,13 +192,13 @@ pub(super) async fn check_identity(shared: &Shared, spec: &Arc<Spec>) -> Result<
     checked.map_err(|_| fields::invalid("job", "of users and groups of this machine"))?
 }
 
-/// A script with its parameters, as the same submission in JSON.
-fn shell(body: &[u8], query: &mut Query) -> Result<Value, Problem> {
-    let mut script = Map::new();
-    script.insert("source".into(), strict::utf8(body)?.into());
-    script.insert("args".into(), query.all("arg").into());
+/// A source with its parameters, as the same submission in JSON.
+fn plain(kind: &str, body: &[u8], query: &mut Query) -> Result<Value, Problem> {
+    let mut job = Map::new();
+    job.insert("source".into(), strict::utf8(body)?.into());
+    job.insert("args".into(), query.all("arg").into());
     let mut fields = Map::new();
-    fields.insert("job".into(), Value::Object(Map::from_iter([("script".into(), Value::Object(script))])));
+    fields.insert("job".into(), Value::Object(Map::from_iter([(kind.into(), Value::Object(job))])));
     for name in TEXTS {
         if let Some(text) = query.one(name)? {
             fields.insert(name.into(), text.into());

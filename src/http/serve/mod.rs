@@ -32,7 +32,8 @@ use tower::ServiceExt;
 pub use listener::Listener;
 pub(super) use slots::{Held, Place};
 
-use super::{Api, Parts, Shared, access::MAX_HEADERS, logs::Watcher, routes, timing};
+use super::{Api, Parts, Shared, access::MAX_HEADERS, logs::Watcher, measure::Requests, routes, timing};
+use crate::metrics::{Connections, Metrics};
 use io::Watched;
 use listener::{Open, Stream};
 use slots::{Busy, Slot, Slots};
@@ -55,7 +56,8 @@ pub async fn serve(listeners: Vec<Listener>, api: Api, shutdown: impl Future<Out
     let watcher = Watcher::start(&mut tasks)
         .inspect_err(|error| tracing::warn!(%error, "no inotify instance: output can't be followed"))
         .ok();
-    let parts = Parts { api, watcher, queue_changes: Mutex::default(), closing: closing.clone() };
+    let metrics = Arc::clone(&api.metrics);
+    let parts = Parts { api, watcher, queue_changes: Mutex::default(), closing: closing.clone(), requests: Requests::default() };
     let router = routes::router(Shared(Arc::new(parts)));
     let (tcp, unix) = (Slots::new(MAX_CONNECTIONS / 2), Slots::new(MAX_CONNECTIONS / 2));
     let accepting = listeners.into_iter().filter_map(|listener| {
@@ -66,7 +68,7 @@ pub async fn serve(listeners: Vec<Listener>, api: Api, shutdown: impl Future<Out
         let address = listener.address();
         let open =
             listener.open().inspect_err(|error| tracing::error!(%error, "{address} can't be served")).ok()?;
-        Some(accept(open, Arc::clone(slots), router.clone(), closing.clone()))
+        Some(accept(open, Arc::clone(slots), router.clone(), closing.clone(), Arc::clone(&metrics)))
     });
     let signal = async {
         shutdown.await;
@@ -76,7 +78,13 @@ pub async fn serve(listeners: Vec<Listener>, api: Api, shutdown: impl Future<Out
     tasks.shutdown().await;
 }
 
-async fn accept(listener: Open, slots: Arc<Slots>, router: Router, mut closing: watch::Receiver<bool>) {
+async fn accept(
+    listener: Open,
+    slots: Arc<Slots>,
+    router: Router,
+    mut closing: watch::Receiver<bool>,
+    metrics: Arc<Metrics>,
+) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -90,7 +98,15 @@ async fn accept(listener: Open, slots: Arc<Slots>, router: Router, mut closing: 
         match accepted {
             Ok((stream, peer)) => match slots.enter(peer) {
                 Some(slot) => {
-                    connections.spawn(serve_stream(stream, slot, router.clone(), closing.clone()));
+                    let (router, closing, metrics) = (router.clone(), closing.clone(), Arc::clone(&metrics));
+                    connections.spawn(async move {
+                        let Connections { tcp, unix } = &metrics.connections;
+                        let _open = match &stream {
+                            Stream::Tcp(_) => tcp.count(),
+                            Stream::Unix(_) => unix.count(),
+                        };
+                        serve_stream(stream, slot, router, closing).await;
+                    });
                 }
                 None => stream.turn_away(),
             },

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde_json::Value;
 
-use super::{handler_kind, http_kind, missing, process, unsupported};
+use super::{handler_kind, http_kind, missing, process, python_kind};
 use crate::{
     http::{
         Config,
@@ -26,36 +26,37 @@ const EXEC_RESERVE: usize = 32 << 10;
 const POINTER: usize = 8;
 /// The kinds of job of the contract.
 pub(super) const KINDS: [&str; 5] = ["command", "script", "http", "python", "handler"];
+/// The fields of every job that is a process.
+const PROCESS: [&str; 11] = [
+    "env",
+    "cwd",
+    "stdin",
+    "user",
+    "group",
+    "umask",
+    "nice",
+    "rlimits",
+    "limits",
+    "stop_signal",
+    "success_exit_codes",
+];
 /// The fields of a command, and of a script.
-pub(in crate::http) const COMMAND: [&str; 12] = [
-    "argv",
-    "env",
-    "cwd",
-    "stdin",
-    "user",
-    "group",
-    "umask",
-    "nice",
-    "rlimits",
-    "limits",
-    "stop_signal",
-    "success_exit_codes",
-];
-pub(in crate::http) const SCRIPT: [&str; 13] = [
-    "source",
-    "args",
-    "env",
-    "cwd",
-    "stdin",
-    "user",
-    "group",
-    "umask",
-    "nice",
-    "rlimits",
-    "limits",
-    "stop_signal",
-    "success_exit_codes",
-];
+pub(in crate::http) const COMMAND: [&str; 12] = of_a_process(["argv"]);
+pub(in crate::http) const SCRIPT: [&str; 13] = of_a_process(["source", "args"]);
+
+/// Fields of one kind, before those of every process.
+pub(super) const fn of_a_process<const OWN: usize, const ALL: usize>(
+    own: [&'static str; OWN],
+) -> [&'static str; ALL] {
+    assert!(OWN + PROCESS.len() == ALL, "all of them and no more");
+    let mut all = [""; ALL];
+    let mut place = 0;
+    while place < ALL {
+        all[place] = if place < OWN { own[place] } else { PROCESS[place - OWN] };
+        place += 1;
+    }
+    all
+}
 
 /// Signals that may ask a job to stop. `KILL` and `STOP` are not among them: nothing can clean up after the first,
 /// and nothing ends by the second.
@@ -73,9 +74,9 @@ pub(super) fn read_job(job: Value, config: &Config) -> Result<Job, Problem> {
     match kind.as_str() {
         "command" => Ok(Job::Command(read_command(value)?)),
         "script" => Ok(Job::Script(read_script(value)?)),
+        "python" => Ok(Job::Python(python_kind::read(value)?)),
         "http" => Ok(Job::Http(http_kind::read(value)?)),
         "handler" => Ok(Job::Handler(handler_kind::read(value, &config.handlers)?)),
-        "python" => Err(unsupported(&format!("job.{kind}"), "submit a `command` or a `script`")),
         other => Err(Problem::new(Kind::UnknownField, nearest::unknown("kind of job", other, &KINDS))
             .field(join("job", other))
             .allowed(KINDS)),
@@ -119,7 +120,7 @@ fn argv(value: Value, path: &str) -> Result<Vec<String>, Problem> {
     }
 }
 
-fn read_process(fields: &mut Fields) -> Result<Process, Problem> {
+pub(super) fn read_process(fields: &mut Fields) -> Result<Process, Problem> {
     Ok(Process {
         env: environment(fields)?,
         cwd: cwd(fields)?,
@@ -191,7 +192,7 @@ fn environment(fields: &mut Fields) -> Result<BTreeMap<String, String>, Problem>
     Ok(env)
 }
 
-fn without_nul(text: &str, path: &str) -> Result<(), Problem> {
+pub(super) fn without_nul(text: &str, path: &str) -> Result<(), Problem> {
     if text.contains('\0') { Err(invalid(path, "free of NUL characters (\\u0000)")) } else { Ok(()) }
 }
 
@@ -232,6 +233,8 @@ pub(super) fn fits(spec: &Spec) -> Result<(), Problem> {
     let (arguments, path): (&[String], _) = match &spec.job {
         Job::Command(command) => (&command.argv, "job.command"),
         Job::Script(script) => (&script.args, "job.script"),
+        // Its arguments come in a file.
+        Job::Python(_) => (&[], "job.python"),
         // Nothing is executed.
         Job::Http(_) | Job::Handler(_) => return Ok(()),
     };

@@ -5,6 +5,7 @@ pub(super) mod http_kind;
 pub(super) mod job;
 pub(super) mod process;
 pub(super) mod on_close;
+pub(super) mod python_kind;
 pub(super) mod retry;
 mod when;
 
@@ -105,11 +106,6 @@ fn read_job(fields: &mut Fields, config: &Config) -> Result<Job, Problem> {
 
 fn missing(path: &str, remedy: &str) -> Problem {
     Problem::new(Kind::MissingField, format!("`{path}` is missing; {remedy}")).field(path)
-}
-
-fn unsupported(path: &str, instead: &str) -> Problem {
-    let detail = format!("`{path}` is not supported by this version of runward; {instead}");
-    Problem::new(Kind::Unsupported, detail).field(path)
 }
 
 fn on_lost(fields: &mut Fields, name: &str) -> Result<OnLost, Problem> {
@@ -252,7 +248,7 @@ mod tests {
             (json!({"job": job, "tiemout": 1}), Kind::UnknownField, "tiemout"),
             (json!({"job": {"command": ["a"], "script": "b"}}), Kind::InvalidField, "job"),
             (json!({"job": {"comand": ["a"]}}), Kind::UnknownField, "job.comand"),
-            (json!({"job": {"python": {}}}), Kind::Unsupported, "job.python"),
+            (json!({"job": {"python": {}}}), Kind::MissingField, "job.python.source"),
             (
                 json!({"job": {"script": {"source": "a", "limits": {"pids": 5}}}}),
                 Kind::Unavailable,
@@ -379,7 +375,7 @@ mod tests {
         let words = || {
             prop_oneof![
                 proptest::sample::select(
-                    [&FIELDS[..], &KINDS, &COMMAND, &SCRIPT, &STOP_SIGNALS, &RETRY, &ON_CLOSE].concat()
+                    [&FIELDS[..], &KINDS, &COMMAND, &SCRIPT, &python_kind::PYTHON, &STOP_SIGNALS, &RETRY, &ON_CLOSE].concat()
                 )
                 .prop_map(String::from),
                 proptest::sample::select(vec!["30s", "/tmp", "", "\0", "=", "hold", "1h30m", "root", "2030-01-31T06:00:00Z", "http://x"])
@@ -412,7 +408,7 @@ mod tests {
                 json!({"job": valid, "on_close": body}),
                 json!({"job": valid, "start_at": body, "weight": job, "concurrency_key": body, "deadline": job}),
             ];
-            let all = [body.clone(), json!({"job": job}), json!({"job": {"command": body}}), json!({"job": {"script": job}})];
+            let all = [body.clone(), json!({"job": job}), json!({"job": {"command": body}}), json!({"job": {"script": job}}), json!({"job": {"python": job}})];
             for body in all.into_iter().chain(rest) {
                 if let Err(problem) = read(body) {
                     prop_assert!(problem.kind().status().is_client_error());

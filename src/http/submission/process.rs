@@ -179,6 +179,7 @@ fn base(job: &Job) -> &'static str {
     match job {
         Job::Command(_) => "job.command",
         Job::Script(_) => "job.script",
+        Job::Python(_) => "job.python",
         Job::Http(_) => "job.http",
         Job::Handler(_) => "job.handler",
     }

@@ -195,7 +195,9 @@ fn prepare(plan: &Plan, join: Option<&Cgroup>) -> Result<(), StartFailure> {
     // of user, so it comes after.
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed_errno(Stage::Fork))?;
     // Last: from here a signal ends the child. The dispositions are the default ones since the keeper reset them.
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(failed_errno(Stage::Fork))
+    let numbers = launch.blocked_signals.iter();
+    let blocked: SigSet = numbers.filter_map(|number| Signal::try_from(*number).ok()).collect();
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&blocked), None).map_err(failed_errno(Stage::Fork))
 }
 
 /// Groups, gid, uid in this order, for each needs the rights that the next gives up.

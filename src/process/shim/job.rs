@@ -210,6 +210,7 @@ impl Job {
             max_rss_kib: usage.map_or(0, |usage| usage.max_rss().unsigned_abs()),
             user_time_us: usage.map_or(0, |usage| micros(usage.user_time())),
             system_time_us: usage.map_or(0, |usage| micros(usage.system_time())),
+            files: Vec::new(),
         }))
     }
 }

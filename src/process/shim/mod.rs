@@ -10,6 +10,7 @@
 //! log.
 
 mod child;
+mod files;
 mod job;
 mod output;
 mod tree;
@@ -30,6 +31,7 @@ use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
 use self::child::{Plan, Program, failed, failed_errno};
+use self::files::JobFiles;
 use self::job::{Job, Over, Source};
 use self::output::{Input, Output, now_us};
 use self::tree::Tree;
@@ -39,7 +41,7 @@ use super::keeper::{children::Children, complain, sys};
 use super::log::LogWriter;
 use super::protocol::{self, FromShim, Inbox, ToShim};
 use super::spool::{self, Spooled};
-use super::{Launch, Stage, StartFailure, TreeLimits};
+use super::{ExitReport, Launch, Stage, StartFailure, TreeLimits};
 
 /// What the kernel sends when the keeper dies. Only a hint to look at the parent: anybody may send it.
 const KEEPER_DIED: Signal = Signal::SIGUSR1;
@@ -132,13 +134,14 @@ enum Phase {
     Prepared(Box<Prepared>),
     Running(Box<Running>),
     /// Held for the daemon.
-    Over(Option<Last>),
+    Over(Option<Box<Last>>),
     Gone,
 }
 
 struct Running {
     job: Job,
     dir: PathBuf,
+    files: Option<JobFiles>,
     /// The shim killed the job because daemon or keeper was gone.
     lifeline_cut: bool,
 }
@@ -147,6 +150,8 @@ struct Running {
 struct Last {
     dir: PathBuf,
     ended: Spooled,
+    /// Removed when all is told.
+    _files: Option<JobFiles>,
 }
 
 struct Shim {
@@ -309,11 +314,15 @@ impl Shim {
             // Nothing is spooled: where it exists already, it is another's.
             return self.not_started(failed(Stage::Directory)(error), None);
         }
+        let files = match JobFiles::make(&plan.launch.files, &dir, plan.launch.user.as_ref()) {
+            Ok(files) => files,
+            Err(error) => return self.not_started(failed(Stage::Directory)(error), Some(dir)),
+        };
         match child::fork(plan) {
             Ok(forked) => {
                 let tree = Tree::new(forked.pid, self.cgroup.clone(), children);
                 let job = Job::new(forked.verdict, tree, early_signals, input, output, memory);
-                Phase::Running(Box::new(Running { job, dir, lifeline_cut: false }))
+                Phase::Running(Box::new(Running { job, dir, files, lifeline_cut: false }))
             }
             Err(failure) => self.not_started(failure, Some(dir)),
         }
@@ -322,7 +331,8 @@ impl Shim {
     fn not_started(&mut self, failure: StartFailure, dir: Option<PathBuf>) -> Phase {
         self.remove_cgroup();
         self.link.say(&FromShim::StartFailed(failure.clone()));
-        Phase::Over(dir.map(|dir| Last { dir, ended: Spooled::StartFailed(failure) }))
+        let ended = Spooled::StartFailed(failure);
+        Phase::Over(dir.map(|dir| Box::new(Last { dir, ended, _files: None })))
     }
 
     fn remove_cgroup(&self) {
@@ -334,11 +344,13 @@ impl Shim {
 
     /// Reports the ending once it is one.
     fn conclude(&mut self) {
-        let Phase::Running(running) = &self.phase else { return };
+        let Phase::Running(running) = &mut self.phase else { return };
         let Some(over) = running.job.over() else { return };
-        let (dir, lifeline) = (running.dir.clone(), running.lifeline_cut);
+        let (dir, files, lifeline) = (running.dir.clone(), running.files.take(), running.lifeline_cut);
+        let taken = files.as_ref().map_or_else(Vec::new, JobFiles::take);
         let ended = match over {
             Over::Exited(report) => {
+                let report = ExitReport { files: taken, ..report };
                 // Cut off from its keeper it is not for this daemon to judge, which ends for the same reason.
                 if !lifeline {
                     self.link.say(&FromShim::Exited(report.clone()));
@@ -350,7 +362,7 @@ impl Shim {
                 Spooled::StartFailed(failure)
             }
         };
-        self.phase = Phase::Over(Some(Last { dir, ended }));
+        self.phase = Phase::Over(Some(Box::new(Last { dir, ended, _files: files })));
     }
 
     /// Without daemon or keeper the job is not supervised, so it may not go on.

@@ -11,6 +11,11 @@ use crate::{
 impl Turn<'_> {
     pub(super) fn change(&mut self, change: Change) -> Answer {
         match change {
+            Change::Settings(limits, queues) => {
+                self.core.limits = limits;
+                self.core.line.reconfigure(&queues);
+                Answer::Accepted
+            }
             Change::Queue(name, settings) => {
                 self.core.line.change(&name, settings);
                 self.out.batch.queues.push((name, settings));

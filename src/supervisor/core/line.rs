@@ -67,6 +67,19 @@ impl Line {
         }
     }
 
+    /// All that the settings say now: a queue that they don't name any more is as any other.
+    pub(super) fn reconfigure(&mut self, configured: &BTreeMap<String, QueueSettings>) {
+        let known: Vec<Arc<str>> = self.queues.keys().cloned().collect();
+        for name in known.iter().filter(|name| !configured.contains_key(&***name)) {
+            let queue = self.queue(name);
+            if queue.configured.take().is_some() && !queue.changed {
+                queue.settings = QueueSettings::default();
+            }
+            self.tidy(name);
+        }
+        configured.iter().for_each(|(name, settings)| self.configure(name, *settings));
+    }
+
     pub(super) fn change(&mut self, name: &str, settings: Option<QueueSettings>) {
         let queue = self.queue(name);
         queue.changed = settings.is_some();

@@ -1,6 +1,6 @@
 //! What the core is told and what it answers with.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// What the operator decides.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Slots for jobs that are processes.
     pub max_running: u32,
@@ -102,6 +102,8 @@ pub enum Request {
 /// What can be changed for all.
 #[derive(Clone, Debug)]
 pub enum Change {
+    /// What the operator's settings say of limits and of queues. What was changed over the API still holds.
+    Settings(Limits, BTreeMap<String, QueueSettings>),
     /// A queue; `None`: back to the operator's settings.
     Queue(String, Option<QueueSettings>),
     /// A variable of the shared context; `None` unsets it.
@@ -180,6 +182,9 @@ pub enum Denied {
     },
     /// One is a process, the other a task of the daemon's: they don't share a loop.
     OtherLoop,
+    /// It runs as somebody else than the Runner's first job: variables that one user sets would reach the other's
+    /// processes.
+    OtherUser,
 }
 
 /// What an input leads to.

@@ -6,6 +6,7 @@
 mod change;
 mod line;
 mod message;
+mod request;
 mod timers;
 mod turn;
 mod verdict;
@@ -22,7 +23,7 @@ pub use message::{
     Answer, Change, Counts, Denied, Effect, Input, Limit, Limits, Now, Output, Phase, QueueStatus, Request,
     Restored, Standing, Token,
 };
-pub(super) use verdict::{Next, final_outcome, requeued, verdict, what_follows};
+pub(super) use verdict::{Next, ended, final_outcome, requeued, what_follows};
 
 use super::ports::Records;
 use crate::job::{AttemptKey, QueueSettings, Record, RunnerId, SharedContext, State};

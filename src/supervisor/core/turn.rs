@@ -3,19 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Active, Answer, Core, Denied, Effect, Next, Now, Output, Phase, RECORDS_KEPT, Ready, Request, SETTLE, Timer,
-    Token, Waiting, final_outcome, requeued, runs, until, verdict, what_follows,
+    Active, Answer, Core, Denied, Effect, Next, Now, Output, Phase, RECORDS_KEPT, Ready, SETTLE, Timer,
+    Token, Waiting, ended, final_outcome, requeued, runs, until, what_follows,
 };
 use crate::{
     job::{
-        self, Action, AttemptKey, CancelReason, CloseFacts, Drain, Event, EventKind, Illegal, Job, Outcome,
+        self, Action, AttemptKey, CancelReason, CloseFacts, Drain, Event, EventKind, Illegal, Outcome,
         Record, Requester, RequeueReason, RunnerId, Spec, State,
     },
     supervisor::ports::{End, IdempotencyKey, KeyedSubmission, News, Records, Report},
 };
-
-/// The runs that one Runner may have in all: its record holds them, and is written whole.
-const MAX_RUNS: u32 = 1000;
 
 /// One input being handled.
 pub(super) struct Turn<'a> {
@@ -59,142 +56,8 @@ impl Turn<'_> {
         }
     }
 
-    pub(super) fn ask(&mut self, id: RunnerId, request: Request) -> Answer {
-        if self.core.waiting.contains_key(&id) {
-            return match self.waiting_record(id) {
-                Some(_) => self.ask_waiting(id, request),
-                None => Answer::Unknown,
-            };
-        }
-        let Some(active) = self.core.active.get(&id) else { return Answer::Unknown };
-        let (state, kept_open) = (active.record.state, active.record.spec.keep_open);
-        match request {
-            Request::Cancel(_) if state == State::Idle => Answer::Denied(Denied::Idle),
-            Request::Cancel(by) => self.cancel(id, by, true),
-            Request::Close(by) if kept_open => self.close_kept_open(id, by),
-            Request::Close(by) => self.cancel(id, by, false),
-            Request::Release(_) => Answer::AlreadySo,
-            Request::AddRun(job) => self.add_run(id, job),
-        }
-    }
-
-    fn ask_waiting(&mut self, id: RunnerId, request: Request) -> Answer {
-        match request {
-            Request::Cancel(by) | Request::Close(by) => {
-                self.cancel_waiting(id, by, CancelReason::Requested, Outcome::Cancelled);
-                Answer::Accepted
-            }
-            Request::Release(by) => {
-                if !self.waiting_record(id).is_some_and(|record| record.held) {
-                    return Answer::AlreadySo;
-                }
-                self.append(id, EventKind::Released { by });
-                Answer::Accepted
-            }
-            Request::AddRun(job) => self.add_run(id, job),
-        }
-    }
-
-    fn cancel_waiting(&mut self, id: RunnerId, by: Requester, reason: CancelReason, outcome: Outcome) {
-        self.append(id, EventKind::CancelRequested { by, reason, force: false });
-        let has_runner = self.waiting_record(id).is_some_and(|record| record.attempt().is_some());
-        // Once all is finished its Runner goes with the daemon.
-        if has_runner && self.core.phase != Phase::Finished {
-            self.wind_up(id, outcome);
-        } else {
-            self.append(id, EventKind::Closed(CloseFacts { outcome, drain: None }));
-        }
-    }
-
-    /// A cancellation on request of one that is active. `escalate`: a second one forces.
-    fn cancel(&mut self, id: RunnerId, by: Requester, escalate: bool) -> Answer {
-        let Some(active) = self.core.active.get(&id) else { return Answer::Unknown };
-        let reason = CancelReason::Requested;
-        match (active.record.state, &active.record.cancel) {
-            (State::Draining, _) => Answer::AlreadySo,
-            (_, None) => {
-                self.cancel_active(id, by, reason);
-                Answer::Accepted
-            }
-            (_, Some(receipt)) => {
-                let forces = escalate && !receipt.forced;
-                // A shutdown would let it run again; nobody who cancels a job means that.
-                let answer = match receipt.reason {
-                    CancelReason::Shutdown => self.close_for_good(id, by.clone()),
-                    _ if !escalate => self.close_for_good(id, by.clone()),
-                    CancelReason::Requested | CancelReason::Timeout | CancelReason::Deadline => {
-                        Answer::AlreadySo
-                    }
-                };
-                if forces {
-                    self.append(id, EventKind::CancelRequested { by, reason, force: true });
-                    self.force(id);
-                    return Answer::Accepted;
-                }
-                answer
-            }
-        }
-    }
-
-    /// What stops it already, a time-out or a shutdown, would have let it run again.
-    fn close_for_good(&mut self, id: RunnerId, by: Requester) -> Answer {
-        match self.core.active.get(&id) {
-            Some(active) if !active.record.closing => {
-                self.append(id, EventKind::CloseRequested { by });
-                Answer::Accepted
-            }
-            Some(_) | None => Answer::AlreadySo,
-        }
-    }
-
-    fn close_kept_open(&mut self, id: RunnerId, by: Requester) -> Answer {
-        let Some(active) = self.core.active.get(&id) else { return Answer::Unknown };
-        if active.record.state == State::Draining {
-            return Answer::AlreadySo;
-        }
-        if self.close_for_good(id, by.clone()) == Answer::AlreadySo {
-            return Answer::AlreadySo;
-        }
-        self.close_idle(id);
-        self.cancel_active(id, by, CancelReason::Requested);
-        Answer::Accepted
-    }
-
-    /// Closes a Runner with nothing to run, as what its last run has become.
-    fn close_idle(&mut self, id: RunnerId) {
-        if let Some(active) = self.core.active.get(&id)
-            && active.record.state == State::Idle
-        {
-            let outcome = final_outcome(&active.record);
-            self.wind_up(id, outcome);
-        }
-    }
-
-    fn add_run(&mut self, id: RunnerId, job: Arc<Job>) -> Answer {
-        if self.core.phase != Phase::Open {
-            return Answer::Denied(Denied::Draining);
-        }
-        let active = self.core.active.get(&id).map(|active| &*active.record);
-        let waiting = self.core.waiting.get(&id).and_then(|waiting| waiting.record.as_deref());
-        let Some(record) = active.or(waiting) else { return Answer::Unknown };
-        let run = record.runs.last().map_or(1, |run| run.run) + 1;
-        let denied = match record.state {
-            _ if !record.spec.keep_open => Some(Denied::NotKeptOpen),
-            State::Draining | State::Closed => Some(Denied::Closing),
-            _ if record.closing => Some(Denied::Closing),
-            _ if run > MAX_RUNS => Some(Denied::TooManyRuns { max: MAX_RUNS }),
-            _ if job.in_process() != record.spec.job.in_process() => Some(Denied::OtherLoop),
-            State::Queued | State::Starting | State::Running | State::Idle | State::Cancelling => None,
-        };
-        if let Some(denied) = denied {
-            return Answer::Denied(denied);
-        }
-        self.append(id, EventKind::RunAdded { run, job });
-        Answer::Run(run)
-    }
-
     /// The first request to an active Runner, or a higher reason.
-    fn cancel_active(&mut self, id: RunnerId, by: Requester, reason: CancelReason) {
+    pub(super) fn cancel_active(&mut self, id: RunnerId, by: Requester, reason: CancelReason) {
         let Some(active) = self.core.active.get_mut(&id) else { return };
         let first = active.record.cancel.is_none();
         let key = active.key;
@@ -224,7 +87,7 @@ impl Turn<'_> {
     }
 
     /// On record first, like a cancellation; but once everything is being killed nothing waits for a disk.
-    fn force(&mut self, id: RunnerId) {
+    pub(super) fn force(&mut self, id: RunnerId) {
         self.core.timers.clear(id, Timer::Grace);
         let Some(effect) = self.core.active.get(&id).map(|active| Effect::Force(active.key)) else { return };
         match self.core.phase {
@@ -265,9 +128,9 @@ impl Turn<'_> {
     fn ended(&mut self, id: RunnerId, mut end: End) {
         let Some(active) = self.core.active.get(&id) else { return };
         let key = active.key;
-        let outcome = verdict(&active.record, &end);
         let closed = end.closed.take();
-        self.append(id, end.into_event(outcome));
+        let event = ended(&active.record, end);
+        self.append(id, event);
         self.out.held.push(Effect::Settled(key));
         self.core.timers.clear(id, Timer::Grace);
         self.core.timers.clear(id, Timer::Timeout);
@@ -292,7 +155,7 @@ impl Turn<'_> {
     }
 
     /// Nothing of it is to be run any more: its Runner closes.
-    fn wind_up(&mut self, id: RunnerId, outcome: Outcome) {
+    pub(super) fn wind_up(&mut self, id: RunnerId, outcome: Outcome) {
         self.append(id, EventKind::Draining { outcome: Some(outcome) });
         if let Some(active) = self.core.active.get(&id) {
             self.out.now.push(Effect::Close(id, active.key));
@@ -468,7 +331,7 @@ impl Turn<'_> {
     }
 
     /// The record of a waiting Runner, read back if need be. Without one it does not wait any more.
-    fn waiting_record(&mut self, id: RunnerId) -> Option<&Record> {
+    pub(super) fn waiting_record(&mut self, id: RunnerId) -> Option<&Record> {
         let waiting = self.core.waiting.get_mut(&id)?;
         if waiting.record.is_none() {
             waiting.record = self.records.load(id).map(Box::new);
@@ -488,7 +351,7 @@ impl Turn<'_> {
     /// # Panics
     /// If the transition is illegal: the state in memory can't be trusted then, and the daemon must recover
     /// from its log.
-    fn append(&mut self, id: RunnerId, kind: EventKind) -> u64 {
+    pub(super) fn append(&mut self, id: RunnerId, kind: EventKind) -> u64 {
         let event = Event { seq: self.core.next_seq, runner: id, at: self.now.wall, kind };
         self.core.next_seq += 1;
         self.core.changed.insert(id);

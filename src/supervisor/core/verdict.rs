@@ -3,15 +3,40 @@
 use jiff::Timestamp;
 
 use crate::{
-    job::{CancelReason, EventKind, Exit, OnLost, Outcome, Receipt, Record, RequeueReason},
+    job::{CancelReason, EventKind, Exit, Failure, Job, OnLost, Outcome, Receipt, Record, RequeueReason},
     supervisor::ports::End,
 };
 
 /// A job that was lost with the daemon this often in one run may be what took it down: it is held.
 const POISON: usize = 2;
 
+/// The variables that the runs of one Runner may have set, and their bytes: they are in its record, which is written
+/// whole, and in the environment of its next run.
+const MAX_VARIABLES: usize = 1000;
+const MAX_VARIABLE_BYTES: usize = 256 << 10;
+
+/// What is recorded of the end of an attempt.
+pub(in crate::supervisor) fn ended(record: &Record, mut end: End) -> EventKind {
+    let kept = record.variables.iter().filter(|(name, _)| !end.context.contains_key(*name));
+    let (mut count, mut bytes) = (0, 0);
+    for (name, value) in kept.chain(&end.context) {
+        count += 1;
+        bytes += name.len() + value.as_ref().map_or(0, String::len);
+    }
+    if !end.context.is_empty() && (count > MAX_VARIABLES || bytes > MAX_VARIABLE_BYTES) {
+        end.context.clear();
+        let message = format!(
+            "with the variables that it set, its runner has {count} of them with {bytes} bytes; {MAX_VARIABLES} and \
+             {MAX_VARIABLE_BYTES} bytes are the most, so none of them was set"
+        );
+        end.error.get_or_insert_with(|| Failure::new("bad_context", message));
+    }
+    let outcome = verdict(record, &end);
+    end.into_event(outcome)
+}
+
 /// The outcome of an attempt. What stopped it first decides.
-pub(in crate::supervisor) fn verdict(record: &Record, end: &End) -> Outcome {
+fn verdict(record: &Record, end: &End) -> Outcome {
     match &record.cancel {
         // Force had been asked for; that the daemon's death carried it out makes no difference.
         Some(receipt) if end.lost && receipt.forced => Outcome::Killed,
@@ -23,7 +48,7 @@ pub(in crate::supervisor) fn verdict(record: &Record, end: &End) -> Outcome {
         }
         Some(receipt) if receipt.forced => Outcome::Killed,
         // And who raises something else instead has failed.
-        Some(_) if record.job().is_coroutine() && end.error.is_some() => Outcome::Failed,
+        Some(_) if raised(record, end) => Outcome::Failed,
         Some(_) => Outcome::Cancelled,
         None if returned(record, end) => Outcome::Succeeded,
         None => match (end.exit, &end.error) {
@@ -126,7 +151,18 @@ fn succeeds(record: &Record, code: i32) -> bool {
 }
 
 fn returned(record: &Record, end: &End) -> bool {
-    record.job().is_coroutine() && end.result.is_some() && end.error.is_none()
+    let returned = match record.job() {
+        Job::Command(_) | Job::Script(_) => false,
+        // It may return nothing, which is nothing to keep.
+        Job::Python(_) => end.exit == Some(Exit::Code(0)),
+        Job::Http(_) | Job::Handler(_) => end.result.is_some(),
+    };
+    returned && end.error.is_none()
+}
+
+fn raised(record: &Record, end: &End) -> bool {
+    // A coroutine may cancel itself as well.
+    record.job().is_coroutine() && end.error.as_ref().is_some_and(|error| error.kind != "cancelled")
 }
 
 #[cfg(test)]

@@ -150,7 +150,11 @@ pub(super) fn how(attempt: &Attempt, receipt: Option<&Receipt>, who: &str, facts
         }
         (_, Some(("oom" | "out_of_memory", message))) => {
             facts.reason = Reason::OutOfMemory;
-            format!("{who} was killed{at}, {message}")
+            match attempt.exit {
+                // Another process of it was killed, and it took note.
+                Some(Exit::Code(code)) => format!("{who} exited with code {code}{at}, {message}"),
+                Some(Exit::Signal(_)) | None => format!("{who} was killed{at}, {message}"),
+            }
         }
         (Some(Exit::Signal(signal)), _) => {
             facts.reason = Reason::Signal;
