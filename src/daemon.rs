@@ -28,7 +28,7 @@ use crate::{
     metrics::Metrics,
     private_file::PrivateFileError,
     process::{
-        self, KeeperLink, KeeperSetup, Permits,
+        self, HandedOver, KeeperLink, KeeperSetup, Permits,
         containment::{self, Tier},
         spool::{self, Found},
     },
@@ -45,6 +45,7 @@ use crate::{
         ports::{AppendError, EventLog, Records},
         recovery::{self, Evidence},
     },
+    systemd::Notifier,
     telemetry,
     webhooks::Webhooks,
 };
@@ -112,6 +113,8 @@ enum StartError {
     Vault(#[from] VaultError),
     #[error("can't listen on {address}: {error}; choose another address with --listen")]
     Bind { address: String, error: io::Error },
+    #[error("the socket {name} of the service manager can't be served: {error}")]
+    HandedOver { name: String, error: io::Error },
     #[error("{what}: {error}")]
     System { what: &'static str, error: io::Error },
     #[error("recovery: {0}")]
@@ -123,7 +126,9 @@ enum StartError {
 impl StartError {
     fn code(&self) -> Code {
         match self {
-            Self::Settings(_) | Self::Telemetry(_) | Self::Containment(_) => Code::Settings,
+            Self::Settings(_) | Self::Telemetry(_) | Self::Containment(_) | Self::HandedOver { .. } => {
+                Code::Settings
+            }
             Self::StateDir(StateDirError::InUse { .. }) => Code::InUse,
             Self::StateDir(StateDirError::NotPrivate { .. } | StateDirError::Io { .. }) | Self::Token(_)
             | Self::Vault(_) => Code::NotPrivate,
@@ -192,9 +197,11 @@ impl Daemon {
 fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError> {
     let started = (Timestamp::now(), Instant::now());
     process::reset_inherited_signals();
+    let sockets = process::handed_over().map_err(system("the sockets of the service manager"))?;
     let mut settings = settings::load(&flags)?;
     let filter =
         telemetry::start(&settings.log_filter, settings.log_format).map_err(StartError::Telemetry)?;
+    let notifier = Notifier::from_environment().map_err(system("the service manager"))?;
     let state = StateDir::open(&settings.state_dir)?;
 
     // The keeper is a fork of this process as it is now: single-threaded, small, with nothing open that a job
@@ -219,7 +226,7 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
     // After the store: a token without a store tells that there was one.
     let token = http::token::load_or_create(state.path())?;
     let vault = Arc::new(Vault::open(state.path(), std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from))?);
-    let listeners = bind(&settings, &state)?;
+    let listeners = if sockets.is_empty() { bind(&settings, &state)? } else { take(sockets)? };
 
     let (urgent_sender, urgent) = mpsc::channel(URGENT);
     let (reload, reloads) = mpsc::channel(reload::REQUESTS);
@@ -258,7 +265,10 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
             fit: fit_descriptors,
             live: Live { http: config, retention, rules, quota, filter },
             metrics: Arc::clone(&metrics),
-            notify: tell_reloading,
+            notify: Box::new({
+                let notifier = notifier.clone();
+                move |begins| if begins { notifier.reloading() } else { notifier.ready() }
+            }),
         },
         reloads,
     };
@@ -285,7 +295,7 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
         metrics: Arc::clone(&metrics),
         info: info(&tier, why, &boot_id, started),
     };
-    let code = runtime.block_on(run(core, &state, listeners, background, api));
+    let code = runtime.block_on(run(core, &state, listeners, background, notifier, api));
     // A worker may be stuck in somebody's code: it is not waited for.
     jobs.shutdown_background();
     runtime.shutdown_background();
@@ -311,10 +321,12 @@ async fn run(
     state: &StateDir,
     listeners: Vec<http::Listener>,
     background: Background,
+    notifier: Notifier,
     api: impl FnOnce(Supervisor) -> http::Api,
 ) -> Code {
     let Ok(supervisor) = (&mut core.ready).await else { return core.join() };
     announce(state, &listeners);
+    let _told = notifier.follow(&supervisor);
     // Ended wherever it stands: the next start goes on with it.
     let _background = background.start(&supervisor);
     let (stop, stopping) = watch::channel(false);
@@ -613,6 +625,14 @@ fn bind(settings: &Settings, state: &StateDir) -> Result<Vec<http::Listener>, St
         .collect()
 }
 
+/// A service manager that hands over sockets has decided where the API is served.
+fn take(sockets: Vec<HandedOver>) -> Result<Vec<http::Listener>, StartError> {
+    let listener = |HandedOver { name, descriptor }| {
+        http::Listener::from_socket(descriptor).map_err(|error| StartError::HandedOver { name, error })
+    };
+    sockets.into_iter().map(listener).collect()
+}
+
 /// Takes all descriptors that may be had.
 fn take_descriptors() -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -633,12 +653,6 @@ fn fit_descriptors(settings: &mut Settings) {
         );
         settings.max_running = enough_for;
     }
-}
-
-/// Where whoever manages the daemon as a service is to be told that it reads its settings (`true`), and that it has
-/// (`false`): systemd's RELOADING=1 and READY=1.
-fn tell_reloading(begins: bool) {
-    tracing::debug!(begins, "the settings are read again");
 }
 
 /// Tells this state directory's cgroups from another daemon's: FNV-1a of its path.

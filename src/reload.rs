@@ -94,7 +94,7 @@ pub struct Reloader {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Told when reading begins (`true`) and when it is over: for whoever manages the daemon as a service.
-    pub notify: fn(bool),
+    pub notify: Box<dyn Fn(bool) + Send + Sync>,
 }
 
 impl Reloader {

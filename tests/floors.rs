@@ -21,6 +21,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("reload", &["http", "job", "kinds", "metrics", "settings", "supervisor", "telemetry"]),
     ("retention", &["job", "settings", "store", "supervisor"]),
     ("webhooks", &["http", "job", "kinds", "metrics", "secrets", "store", "supervisor"]),
+    ("systemd", &["supervisor"]),
     ("signals", &["daemon", "http", "process", "supervisor"]),
     (
         "daemon",
@@ -39,6 +40,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "state_dir",
             "store",
             "supervisor",
+            "systemd",
             "telemetry",
             "webhooks",
         ],

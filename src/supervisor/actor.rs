@@ -98,6 +98,8 @@ pub struct Actor<R, S> {
     start: Instant,
     replies: HashMap<Token, oneshot::Sender<Reply>>,
     requests: u64,
+    /// Who waits for the next commit, whatever it holds.
+    pulses: Vec<oneshot::Sender<()>>,
     /// What the next commit holds.
     pending: Pending,
     /// What the commit under way holds back.
@@ -116,6 +118,7 @@ struct Pending {
 
 struct InFlight {
     held: Vec<Effect>,
+    pulses: Vec<oneshot::Sender<()>>,
     /// The shared context, as the commit leaves it.
     context: Arc<SharedContext>,
 }
@@ -179,6 +182,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
             start: Instant::now(),
             replies: HashMap::new(),
             requests: 0,
+            pulses: Vec::new(),
             pending: Pending::default(),
             in_flight: None,
             failing: None,
@@ -288,6 +292,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
                 drop(reply.send(self.core.standing(id).or_else(starts)));
             }
             Command::Queues { reply } => drop(reply.send(self.core.queues())),
+            Command::Pulse { reply } => self.pulses.push(reply),
         }
     }
 
@@ -318,18 +323,26 @@ impl<R: Runners, S: Records> Actor<R, S> {
             for effect in std::mem::take(&mut self.pending.held) {
                 self.perform(effect);
             }
-            return;
+            // Otherwise there is nothing to be written, but somebody to be told whether the store takes it.
+            if self.pulses.is_empty() && self.failing.is_none() {
+                return;
+            }
         }
         let Pending { mut batch, held } = std::mem::take(&mut self.pending);
         let changed = self.core.take_changed();
         // After a failed commit there are older snapshots; the newer ones hold all that they do.
         batch.records.retain(|old| changed.iter().all(|new| new.id != old.id));
         batch.records.extend(changed);
-        self.in_flight = Some(InFlight { held, context: self.core.context() });
+        let pulses = std::mem::take(&mut self.pulses);
+        self.in_flight = Some(InFlight { held, pulses, context: self.core.context() });
         self.writer.write(batch);
     }
 
     fn written(&mut self, Written { batch, result }: Written) {
+        // A store that refuses is not one that is stuck.
+        for pulse in self.in_flight.iter_mut().flat_map(|in_flight| in_flight.pulses.drain(..)) {
+            pulse.send(()).ok();
+        }
         match result {
             Ok(duplicates) => {
                 if self.failing.take().is_some() {
@@ -348,7 +361,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
                 records.iter().for_each(|record| tell_end(record));
                 self.hub.publish(&records, upto);
                 self.input(Input::Committed { upto });
-                if let Some(InFlight { held, context }) = self.in_flight.take() {
+                if let Some(InFlight { held, context, pulses: _ }) = self.in_flight.take() {
                     self.context.send_if_modified(|known| {
                         let newer = context.version > known.version;
                         if newer {

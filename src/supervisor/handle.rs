@@ -47,6 +47,7 @@ pub(super) enum Command {
     Loop { id: RunnerId, reply: oneshot::Sender<Option<LoopFacts>> },
     Standing { id: RunnerId, reply: oneshot::Sender<Option<Standing>> },
     Queues { reply: oneshot::Sender<Vec<QueueStatus>> },
+    Pulse { reply: oneshot::Sender<()> },
 }
 
 /// A job to be accepted.
@@ -377,6 +378,15 @@ impl Supervisor {
     /// [`Refusal::NotRecorded`]
     pub async fn delivered(&self, id: RunnerId, delivery: Delivery) -> Result<(), Refusal> {
         self.change(Change::Delivered(id, delivery)).await.map(drop)
+    }
+
+    /// Goes once through the supervisor and the store's writer, and comes back when a commit was tried: what hangs in
+    /// either shows as no answer.
+    ///
+    /// # Errors
+    /// [`Refusal::Ended`]
+    pub async fn pulse(&self) -> Result<(), Refusal> {
+        self.ask(|reply| Command::Pulse { reply }).await
     }
 
     /// Why a waiting Runner is not running; `None` where it does not wait.

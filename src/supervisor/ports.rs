@@ -124,7 +124,7 @@ pub enum AppendError {
 
 /// The event log, as its one writer sees it.
 pub trait EventLog: Send + 'static {
-    /// Makes a batch durable. Blocking.
+    /// Makes a batch durable. Blocking. An empty one is a commit too: it tells whether the store takes records.
     ///
     /// # Errors
     /// [`AppendError`]; then nothing of the batch is visible.

@@ -3,13 +3,19 @@
 use std::{
     fs, io,
     net::{SocketAddr, TcpListener as StdTcp},
-    os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
-        net::UnixListener as StdUnix,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{FileTypeExt, PermissionsExt},
+            net::UnixListener as StdUnix,
+        },
     },
     path::{Path, PathBuf},
 };
 
+use nix::sys::socket::{
+    AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
+};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::http::{
@@ -71,6 +77,45 @@ impl Listener {
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         socket.set_nonblocking(true)?;
         Ok(Self::Unix { socket, path: path.to_owned() })
+    }
+
+    /// Takes a socket that somebody else has bound, as a service manager does.
+    ///
+    /// # Errors
+    /// A sentence where it is none to serve the API on, or the system's.
+    pub fn from_socket(socket: OwnedFd) -> io::Result<Self> {
+        let unfit = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why);
+        let no_socket = |errno| unfit(&format!("it is no socket ({errno})"));
+        if getsockopt(&socket, sockopt::SockType).map_err(no_socket)? != SockType::Stream {
+            return Err(unfit("it is no stream socket; use ListenStream="));
+        }
+        if !getsockopt(&socket, sockopt::AcceptConn)? {
+            return Err(unfit("it does not listen; use ListenStream= with Accept=no"));
+        }
+        let family = getsockname::<SockaddrStorage>(std::os::fd::AsRawFd::as_raw_fd(&socket))?.family();
+        match family {
+            Some(AddressFamily::Unix) => {
+                let socket = StdUnix::from(socket);
+                socket.set_nonblocking(true)?;
+                let address = socket.local_addr()?;
+                let path = address.as_pathname().filter(|path| path.is_absolute());
+                let path = path.ok_or_else(|| unfit("clients could not find it; use an absolute path"))?.to_owned();
+                Ok(Self::Unix { socket, path })
+            }
+            Some(AddressFamily::Inet | AddressFamily::Inet6) => {
+                let socket = StdTcp::from(socket);
+                socket.set_nonblocking(true)?;
+                let address = socket.local_addr()?;
+                match address.ip().is_loopback() {
+                    true => Ok(Self::Tcp { socket, address }),
+                    false => Err(unfit(&format!(
+                        "{address} is not on loopback: whoever can submit a job can execute code, and there is no TLS \
+                         yet; use 127.0.0.1:PORT or [::1]:PORT"
+                    ))),
+                }
+            }
+            Some(_) | None => Err(unfit("it is neither a unix nor a TCP socket")),
+        }
     }
 
     /// The address, as `--listen` takes it.
@@ -158,6 +203,25 @@ mod tests {
         fs::write(&file, "data").expect("written");
         assert!(Listener::bind_unix(&file).is_err());
         assert_eq!(fs::read(&file).expect("still there"), b"data");
+    }
+
+    #[test]
+    fn a_socket_that_somebody_else_bound_is_served_if_it_is_fit() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("api.sock");
+        let unix = StdUnix::bind(&path).expect("bound");
+        let listener = Listener::from_socket(unix.into()).expect("fit");
+        assert_eq!(listener.address(), format!("unix:{}", path.display()));
+        let tcp = StdTcp::bind("[::1]:0").or_else(|_| StdTcp::bind("127.0.0.1:0")).expect("bound");
+        let address = tcp.local_addr().expect("an address").to_string();
+        assert_eq!(Listener::from_socket(tcp.into()).expect("fit").address(), address);
+        let refused = |fd: OwnedFd| Listener::from_socket(fd).expect_err("unfit").to_string();
+        assert!(refused(StdTcp::bind("0.0.0.0:0").expect("bound").into()).contains("not on loopback"));
+        let datagram = std::os::unix::net::UnixDatagram::unbound().expect("made");
+        assert!(refused(datagram.into()).contains("ListenStream="));
+        let (connected, _other) = std::os::unix::net::UnixStream::pair().expect("made");
+        assert!(refused(connected.into()).contains("does not listen"));
+        assert!(refused(fs::File::open("/dev/null").expect("open").into()).contains("no socket"));
     }
 
     #[test]

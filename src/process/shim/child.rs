@@ -178,6 +178,7 @@ fn prepare(plan: &Plan, join: Option<&Cgroup>) -> Result<(), StartFailure> {
     unistd::dup2_stderr(&plan.stderr).map_err(failed_errno(Stage::Stdio))?;
     sys::close_all_on_exec().map_err(failed(Stage::Stdio))?;
 
+    share_risk();
     // Before the user changes: raising a limit or a priority takes the daemon's rights.
     if let Some(nice) = launch.nice {
         sys::set_nice(nice).map_err(failed(Stage::Rlimit))?;
@@ -215,6 +216,16 @@ fn become_user(user: &User) -> Result<(), Errno> {
         return Err(Errno::EPERM);
     }
     nix::sys::prctl::set_no_new_privs()
+}
+
+/// Takes back that the kernel is to spare this process when memory runs out: that is for the daemon and its shims.
+/// It fails where nothing can be read, and then nothing was set.
+fn share_risk() {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let score = std::fs::read_to_string(FILE).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    if score.is_some_and(|score| score < 0) {
+        std::fs::write(FILE, "0").ok();
+    }
 }
 
 fn set_limit(limit: &RLimit) -> Result<(), Errno> {
