@@ -110,6 +110,8 @@ pub struct Flags {
     pub state_dir: Option<PathBuf>,
     /// `--listen`, any number of times.
     pub listen: Vec<String>,
+    /// `--forget-secrets`
+    pub forget_secrets: bool,
 }
 
 /// What is wrong with the settings.
@@ -496,7 +498,7 @@ mod tests {
     fn with(text: &str) -> Result<Settings, SettingsError> {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), text).expect("written");
-        load(&Flags { config: Some(file.path().into()), state_dir: Some("/x".into()), listen: Vec::new() })
+        load(&Flags { config: Some(file.path().into()), state_dir: Some("/x".into()), ..Flags::default() })
     }
 
     #[test]

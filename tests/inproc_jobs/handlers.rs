@@ -51,7 +51,7 @@ pub(crate) fn serve(arguments: &[String]) -> ExitCode {
     };
     let state_dir = values("--state-dir").remove(0);
     let fewer = Path::new(&state_dir).join(FEWER).exists();
-    let flags = Flags { config: None, state_dir: Some(state_dir.into()), listen: values("--listen") };
+    let flags = Flags { config: None, state_dir: Some(state_dir.into()), listen: values("--listen"), ..Flags::default() };
     let handlers = if fewer { Handlers::new() } else { handlers() };
     ExitCode::from(Embedded::new(flags).handlers(handlers).serve() as u8)
 }
