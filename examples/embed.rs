@@ -39,7 +39,8 @@ fn main() -> ExitCode {
         eprintln!("usage: embed STATE_DIRECTORY");
         return ExitCode::from(2);
     };
-    let flags = Flags { state_dir: Some(dir.into()), listen: vec!["unix:api.sock".into()], config: None };
+    let flags =
+        Flags { state_dir: Some(dir.into()), listen: vec!["unix:api.sock".into()], ..Flags::default() };
     let code = Daemon::new(flags).handlers(Handlers::new().register("resize", resize)).serve();
     ExitCode::from(code as u8)
 }

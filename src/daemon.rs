@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::{
     http,
-    job::{EventKind, Record, RunnerId},
+    job::{EventKind, Record, RunnerId, SharedContext},
     kinds::{self, Environment, Fleet, Handlers, Handover, HttpClient, HttpRules, Inside, LogQuota},
     metrics::Metrics,
     private_file::PrivateFileError,
@@ -34,7 +34,7 @@ use crate::{
     },
     reload::{self, Live, Reloader, limits},
     retention::Keeping,
-    secrets::{Vault, VaultError},
+    secrets::{self, SecretsLost, Vault, VaultError},
     settings::{self, Flags, Listen, Settings, SettingsError},
     signals::SignalThread,
     state_dir::{DaemonFile, StateDir, StateDirError},
@@ -42,7 +42,7 @@ use crate::{
     supervisor::{
         self, Actor, Ended, Fatal, Parts, REPORTS, Supervisor, Urgent,
         core::{Core, Now},
-        ports::{AppendError, EventLog, Records},
+        ports::{AppendError, Batch, ContextChange, EventLog, Records},
         recovery::{self, Evidence},
     },
     systemd::Notifier,
@@ -72,7 +72,7 @@ const DESCRIPTORS_OF_A_JOB: usize = 2;
 pub enum Code {
     /// A signal came, everything was cancelled, drained, closed and recorded.
     Stopped = 0,
-    /// The store is damaged, of a later version, or missing though it should be there.
+    /// The store is damaged, of a later version, or missing though it should be there; or the key of its secrets is.
     StoreUnusable = 65,
     /// An address can't be listened on.
     Unavailable = 69,
@@ -111,6 +111,8 @@ enum StartError {
     Token(#[from] PrivateFileError),
     #[error(transparent)]
     Vault(#[from] VaultError),
+    #[error(transparent)]
+    SecretsLost(#[from] SecretsLost),
     #[error("can't listen on {address}: {error}; choose another address with --listen")]
     Bind { address: String, error: io::Error },
     #[error("the socket {name} of the service manager can't be served: {error}")]
@@ -134,7 +136,7 @@ impl StartError {
             | Self::Vault(_) => Code::NotPrivate,
             Self::Store { error, .. } if error.may_pass() => Code::StoreFailed,
             Self::Append(_) => Code::StoreFailed,
-            Self::Store { .. } | Self::Recovery(_) => Code::StoreUnusable,
+            Self::Store { .. } | Self::Recovery(_) | Self::SecretsLost(_) => Code::StoreUnusable,
             Self::Bind { .. } => Code::Unavailable,
             Self::System { .. } => Code::System,
         }
@@ -222,10 +224,10 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
     fit_descriptors(&mut settings);
     let boot_id = boot_id().map_err(system("the boot id"))?;
     let mut metrics = Metrics::default();
-    let recovered = recover(&state, &settings, &tier, &boot_id, &metrics)?;
+    let recovered = recover(&state, &settings, &tier, &boot_id, &metrics, flags.forget_secrets)?;
     // After the store: a token without a store tells that there was one.
     let token = http::token::load_or_create(state.path())?;
-    let vault = Arc::new(Vault::open(state.path(), std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from))?);
+    let vault = Arc::new(Vault::open(state.path(), credentials())?);
     let listeners = if sockets.is_empty() { bind(&settings, &state)? } else { take(sockets)? };
 
     let (urgent_sender, urgent) = mpsc::channel(URGENT);
@@ -524,6 +526,7 @@ fn recover(
     tier: &Tier,
     boot_id: &str,
     metrics: &Metrics,
+    forget_secrets: bool,
 ) -> Result<Recovered, StartError> {
     let broken = |error| StartError::Store { path: state.database(), error };
     let sql = |error: rusqlite::Error| broken(OpenError::from(error));
@@ -534,6 +537,13 @@ fn recover(
         && lookup.load(id).is_none()
     {
         return Err(broken(OpenError::Forgotten(id)));
+    }
+    // Before anything is changed: a start that is refused leaves all as it was.
+    let vault = Vault::find(state.path(), credentials())?;
+    let context = lookup.context().map_err(broken)?;
+    match secrets::check_sealed(vault.as_ref(), &context) {
+        Err(lost) if forget_secrets => forget(&mut log, &context, &lost)?,
+        checked => checked?,
     }
     let under_way = lookup.under_way().map_err(broken)?;
     metrics.webhooks.pending.add(lookup.messages_left().map_err(broken)?);
@@ -569,6 +579,20 @@ fn recover(
         tracing::info!(queued, under_way = count, "recovered what an earlier daemon left");
     }
     Ok(Recovered { core, tally: log.tally(), log: Box::new(log), lookup, last_seq })
+}
+
+/// Unsets secrets that nobody can have any more.
+fn forget(log: &mut impl EventLog, context: &SharedContext, lost: &SecretsLost) -> Result<(), StartError> {
+    let unset = |(version, name): (u64, &String)| ContextChange { version, name: name.clone(), variable: None };
+    let changes = (context.version + 1..).zip(&lost.names).map(unset).collect();
+    log.append(&Batch { context: changes, ..Batch::default() }).map_err(StartError::Append)?;
+    tracing::warn!(names = lost.names.join(", "), "secrets whose key is lost were unset: set them again");
+    Ok(())
+}
+
+/// Where systemd puts credentials.
+fn credentials() -> Option<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
 }
 
 /// Kills what may be left when daemon, keeper and shims were killed at once. Shims do it otherwise.

@@ -18,7 +18,8 @@ struct Arguments {
 enum Command {
     /// Run the daemon in the foreground until SIGINT or SIGTERM.
     ///
-    /// Exit codes: 0 stopped, everything closed and recorded; 2 bad arguments; 65 the store can't be used;
+    /// Exit codes: 0 stopped, everything closed and recorded; 2 bad arguments; 65 the store, or a secret in
+    /// it, can't be used;
     /// 69 an address can't be listened on; 70 a mistake of runward's own; 71 the keeper died or the system gave
     /// out; 74 the store failed; 75 another daemon has the state directory; 77 the state directory or the token
     /// is not private; 78 bad settings; 80 something could not be killed in time; 81 ended by a second signal.
@@ -39,6 +40,11 @@ struct Serve {
     /// The settings file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Unset the secrets of the shared context whose key is lost, and go on without them.
+    ///
+    /// Without it the daemon refuses to start then: jobs that need them would fail. Their names are in the log.
+    #[arg(long)]
+    forget_secrets: bool,
     /// Stop when the process that started this one, which is this one, has ended.
     #[arg(long, value_name = "PID", hide = true)]
     parent: Option<i32>,
@@ -69,11 +75,11 @@ fn main() -> ExitCode {
 
 impl Serve {
     fn run(self) -> ExitCode {
-        let Self { state_dir, listen, config, parent } = self;
+        let Self { state_dir, listen, config, forget_secrets, parent } = self;
         if parent.is_some_and(|parent| !outlived_by(parent)) {
             return ExitCode::SUCCESS;
         }
-        let code = Daemon::new(Flags { config, state_dir, listen }).serve();
+        let code = Daemon::new(Flags { config, state_dir, listen, forget_secrets }).serve();
         ExitCode::from(code as u8)
     }
 }

@@ -88,15 +88,26 @@ impl PrivateFile {
     /// # Errors
     /// [`PrivateFileError`]; it names the file.
     pub fn load_or_create(self, dir: &Path) -> Result<String, PrivateFileError> {
+        match self.load(dir)? {
+            Some(text) => Ok(text),
+            None => self.create(dir, dir.join(self.name)),
+        }
+    }
+
+    /// Reads the text; `None` where there is no file.
+    ///
+    /// # Errors
+    /// [`PrivateFileError`]; it names the file.
+    pub fn load(self, dir: &Path) -> Result<Option<String>, PrivateFileError> {
         let path = dir.join(self.name);
         match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path) {
-            Ok(file) => self.load(&file, path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.create(dir, path),
+            Ok(file) => self.read(&file, path).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(PrivateFileError::Io { what: self.what, path, doing: "opened", error }),
         }
     }
 
-    fn load(self, file: &File, path: PathBuf) -> Result<String, PrivateFileError> {
+    fn read(self, file: &File, path: PathBuf) -> Result<String, PrivateFileError> {
         let what = self.what;
         let io = |error| PrivateFileError::Io { what, path: path.clone(), doing: "read", error };
         let facts = file.metadata().map_err(io)?;

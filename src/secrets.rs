@@ -16,7 +16,7 @@ use ring::{
 };
 
 use crate::{
-    job::ContextValue,
+    job::{ContextValue, SharedContext},
     private_file::{self, PrivateFile, PrivateFileError},
 };
 
@@ -30,7 +30,7 @@ const CREDENTIAL: &str = "runward-context-key";
 const FILE: PrivateFile = PrivateFile {
     name: "context.key",
     what: "key",
-    without: "the next start makes a new key; secrets that were set before must then be set again",
+    without: "start with `serve --forget-secrets`: secrets that were set before must then be set again",
 };
 
 /// Told apart from any other use of the same text.
@@ -72,6 +72,19 @@ pub struct Unavailable {
     problem: String,
 }
 
+/// Secrets are kept that no job could have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "secrets of the shared context can't be decrypted, {cause}: `{}`; restore that key from its backup (the file {} of \
+     the state directory, or the credential `{CREDENTIAL}`), or start with `serve --forget-secrets`, which unsets these \
+     variables and goes on", names.join("`, `"), FILE.name
+)]
+pub struct SecretsLost {
+    /// The variables.
+    pub names: Vec<String>,
+    cause: String,
+}
+
 /// The system gives no random numbers.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the system gives no random numbers to encrypt with")]
@@ -89,6 +102,17 @@ impl Vault {
     /// # Errors
     /// [`VaultError`]: there is a key, but it is no secret or no key.
     pub fn open(state_dir: &Path, credentials: Option<PathBuf>) -> Result<Self, VaultError> {
+        match Self::find(state_dir, credentials.clone())? {
+            Some(vault) => Ok(vault),
+            None => Ok(Self::new(&FILE.load_or_create(state_dir)?, Self::file_origin(), credentials)),
+        }
+    }
+
+    /// Takes the key from where it is; `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`Vault::open`].
+    pub fn find(state_dir: &Path, credentials: Option<PathBuf>) -> Result<Option<Self>, VaultError> {
         let given = credentials.as_ref().map(|dir| dir.join(CREDENTIAL));
         let (text, origin) = match given.map(|path| (read_bounded(&path), path)) {
             Some((Ok(bytes), path)) => {
@@ -100,9 +124,20 @@ impl Vault {
             Some((Err(error), path)) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(VaultError::Credential { path, problem: error.to_string() });
             }
-            Some(_) | None => (FILE.load_or_create(state_dir)?, format!("`{}`", FILE.name)),
+            Some(_) | None => match FILE.load(state_dir)? {
+                Some(text) => (text, Self::file_origin()),
+                None => return Ok(None),
+            },
         };
-        Ok(Self { key: key(&text), origin, credentials })
+        Ok(Some(Self::new(&text, origin, credentials)))
+    }
+
+    fn new(text: &str, origin: String, credentials: Option<PathBuf>) -> Self {
+        Self { key: key(text), origin, credentials }
+    }
+
+    fn file_origin() -> String {
+        format!("`{}`", FILE.name)
     }
 
     /// Encrypts the value of a variable, for this name only.
@@ -167,6 +202,27 @@ impl Vault {
             Unavailable { name: name.to_owned(), problem }
         })
     }
+}
+
+/// The secrets that can't be decrypted with this key, or for want of one. What is kept elsewhere may come later.
+///
+/// # Errors
+/// [`SecretsLost`], where there are any.
+pub fn check_sealed(vault: Option<&Vault>, context: &SharedContext) -> Result<(), SecretsLost> {
+    let is_lost = |name: &str, value: &ContextValue| match value {
+        ContextValue::Sealed(_) => vault.is_none_or(|vault| vault.reveal(name, value).is_err()),
+        ContextValue::Plain(_) | ContextValue::File(_) | ContextValue::Env(_) | ContextValue::Credential(_) => false,
+    };
+    let lost = context.variables.iter().filter(|(name, variable)| is_lost(name, &variable.value));
+    let names: Vec<String> = lost.map(|(name, _)| name.clone()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let cause = vault.map_or_else(
+        || "their key is missing".to_owned(),
+        |vault| format!("they were set with another key than the one in {}", vault.origin),
+    );
+    Err(SecretsLost { names, cause })
 }
 
 /// Whether revealing it reads a file.

@@ -25,6 +25,9 @@ const COMMENTED: &str = include_str!("../config/runward.toml");
 /// The variables that set something: `RUNWARD__JOBS__MAX_RUNNING`.
 const PREFIX: &str = "RUNWARD";
 
+/// The least that is kept of an output: `[logs]` in the commented file says so.
+const MIN_LOG: u64 = 64 << 10;
+
 /// Everything an operator decides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -110,6 +113,8 @@ pub struct Flags {
     pub state_dir: Option<PathBuf>,
     /// `--listen`, any number of times.
     pub listen: Vec<String>,
+    /// `--forget-secrets`
+    pub forget_secrets: bool,
 }
 
 /// What is wrong with the settings.
@@ -157,6 +162,7 @@ pub enum SettingsError {
 pub fn load(flags: &Flags) -> Result<Settings, SettingsError> {
     let layers = Layers::collect(flags)?;
     let listen = layers.strings("listen")?;
+    let max_bytes_per_attempt = layers.number("logs.max_bytes_per_attempt", MIN_LOG, 1 << 50)?;
     Ok(Settings {
         state_dir: match layers.text("state_dir")?.as_str() {
             "auto" => default_state_dir()?,
@@ -176,8 +182,8 @@ pub fn load(flags: &Flags) -> Result<Settings, SettingsError> {
         cancel_grace: layers.duration("jobs.cancel_grace")?,
         drain_timeout: layers.duration("jobs.drain_timeout")?,
         shutdown_timeout: layers.duration("shutdown.timeout")?,
-        segment_bytes: layers.number("logs.segment_bytes", 64 << 10, 1 << 40)?,
-        max_bytes_per_attempt: layers.number("logs.max_bytes_per_attempt", 64 << 10, 1 << 50)?,
+        segment_bytes: layers.number("logs.segment_bytes", MIN_LOG, 1 << 40)?,
+        max_bytes_per_attempt,
         require_cgroup: layers.word("process.min_containment", &[("subreaper", false), ("cgroup2", true)])?,
         max_body_bytes: layers.number("http.max_body_bytes", 1 << 10, 64 << 20)? as usize,
         allowed_hosts: layers.strings("http.allowed_hosts")?,
@@ -186,7 +192,7 @@ pub fn load(flags: &Flags) -> Result<Settings, SettingsError> {
         retention: Retention {
             max_age: layers.age("retention.max_age")?,
             max_records: layers.number_or_off("retention.max_records", 1 << 40)?,
-            max_log_bytes: layers.number_or_off("retention.max_log_bytes", 1 << 60)?,
+            max_log_bytes: layers.max_log_bytes("retention.max_log_bytes", max_bytes_per_attempt)?,
         },
         log_filter: layers.filter("telemetry.filter")?,
         log_format: layers.word(
@@ -354,6 +360,22 @@ impl Layers {
                     Err(self.bad(key, text, format!("\"off\", or a whole number from 1 to {max}")))
                 }
             },
+        }
+    }
+
+    /// Less than one job may write would forget its record with the output as soon as it has closed.
+    fn max_log_bytes(&self, key: &'static str, one_job: u64) -> Result<Option<u64>, SettingsError> {
+        let limit = self.number_or_off(key, 1 << 60)?;
+        match limit {
+            Some(bytes) if bytes < one_job => Err(self.bad(
+                key,
+                &bytes.to_string(),
+                format!(
+                    "\"off\", or no less than `logs.max_bytes_per_attempt`, which is {one_job}: a job that writes as much \
+                     would be forgotten as soon as it has closed; change one of the two"
+                ),
+            )),
+            Some(_) | None => Ok(limit),
         }
     }
 
@@ -533,7 +555,7 @@ mod tests {
     fn with(text: &str) -> Result<Settings, SettingsError> {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), text).expect("written");
-        load(&Flags { config: Some(file.path().into()), state_dir: Some("/x".into()), listen: Vec::new() })
+        load(&Flags { config: Some(file.path().into()), state_dir: Some("/x".into()), ..Flags::default() })
     }
 
     #[test]
@@ -572,6 +594,9 @@ mod tests {
             ("[retention]\nmax_age = \"a month\"", "such as \"30d\""),
             ("[retention]\nmax_age = \"40000000d\"", "such as \"30d\""),
             ("[retention]\nmax_records = -1", "\"off\", or a whole number from 1"),
+            ("[retention]\nmax_log_bytes = 67108863", "no less than `logs.max_bytes_per_attempt`, which is 67108864"),
+            ("[logs]\nmax_bytes_per_attempt = 20000000000", "no less than `logs.max_bytes_per_attempt`"),
+            ("[logs]\nsegment_bytes = 65535", "a whole number from 65536"),
             ("[retention]\nmax_log_bytes = \"10GiB\"", "\"off\", or a whole number from 1"),
         ] {
             let error = with(text).expect_err(text).to_string();

@@ -63,7 +63,12 @@ fn serve(arguments: &[String]) -> ExitCode {
         arguments.windows(2).filter(|pair| pair[0] == name).map(|pair| pair[1].clone()).collect()
     };
     let state_dir = values("--state-dir").remove(0);
-    let flags = Flags { config: None, state_dir: Some(state_dir.clone().into()), listen: values("--listen") };
+    let flags = Flags {
+        config: None,
+        state_dir: Some(state_dir.clone().into()),
+        listen: values("--listen"),
+        ..Flags::default()
+    };
     let block = |handle: &tokio::runtime::Handle| {
         let handle = handle.clone();
         thread::spawn(move || block_when_told(&handle, &Path::new(&state_dir).join(TRIGGER)));

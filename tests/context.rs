@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
+    os::unix::fs::PermissionsExt,
     path::Path,
     thread,
 };
@@ -152,23 +153,7 @@ fn a_variable_that_is_not_to_be_had_fails_the_job_and_says_what_to_do() {
 }
 
 #[test]
-fn without_its_key_the_daemon_starts_and_a_secret_is_not_guessed() {
-    let daemon = Setup::new().start();
-    put(&daemon, "HIDDEN", json!({"value": SECRET, "secret": true}));
-    daemon.signal(nix::sys::signal::Signal::SIGTERM);
-    fs::remove_file(daemon.state_dir().join("context.key")).expect("there is a key");
-    let daemon = daemon.restart();
-    let runner = daemon.run(json!({"job": {"command": ["true"]}}));
-    let message =
-        runner["runs"][0]["attempts"][0]["error"]["message"].as_str().expect("a message").to_owned();
-    assert!(message.contains("another key") && message.contains("PUT /v1/context/HIDDEN"), "{message}");
-    put(&daemon, "HIDDEN", json!({"value": "new", "secret": true}));
-    assert_eq!(output(&daemon, "printf %s \"$HIDDEN\"", json!({})), "new");
-}
-
-#[test]
 fn a_key_that_others_can_read_is_refused() {
-    use std::os::unix::fs::PermissionsExt;
     let setup = Setup::new();
     fs::create_dir(setup.state_dir()).expect("made");
     fs::set_permissions(setup.state_dir(), fs::Permissions::from_mode(0o700)).expect("set");
@@ -293,4 +278,74 @@ fn the_search_for_leaks_finds_one_in_each_place() {
     ] {
         assert!(found.iter().any(|found| found.starts_with(&place)), "{place} is not in {found:?}");
     }
+}
+
+#[test]
+fn secrets_whose_key_is_lost_are_named_and_burn_no_job_until_they_are_forgotten_by_order() {
+    let daemon = Setup::new().start();
+    let state = daemon.state_dir();
+    put(&daemon, "FIRST", json!({"value": SECRET, "secret": true}));
+    put(&daemon, "SECOND", json!({"value": SECRET, "secret": true}));
+    put(&daemon, "PLAIN", json!({"value": "kept"}));
+    // What is kept elsewhere may come later: it is no reason to refuse.
+    put(&daemon, "LATER", json!({"from": {"file": state.join("not-yet")}}));
+    let waits = daemon.submit(json!({"job": {"command": ["true"]}, "delay": "1h"}));
+    let mut command = daemon.setup().command();
+    let mut forgetting = daemon.setup().command();
+    forgetting.arg("--forget-secrets");
+    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    let mut daemon = daemon;
+    assert_eq!(daemon.wait().code(), Some(0));
+    let key = state.join("context.key");
+    let kept = fs::read(&key).expect("the key");
+    let mut refused = |what: &str| {
+        let mut child = command.spawn().expect("it starts");
+        let lines = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+        let mut text = String::new();
+        for line in lines {
+            text.push_str(&format!("{line}\n"));
+            if line.contains("\"ready on ") {
+                child.kill().expect("it runs");
+                panic!("it started: {text}");
+            }
+        }
+        assert_eq!(child.wait().expect("it ends").code(), Some(65), "{text}");
+        for part in ["`FIRST`, `SECOND`", what, "context.key", "--forget-secrets"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains("LATER") && !text.contains("PLAIN"), "{text}");
+    };
+    fs::remove_file(&key).expect("removed");
+    refused("is missing");
+    assert!(!key.exists(), "no new key is made in place of the lost one");
+    fs::write(&key, "another key, which is long enough to be one\n".replace([' ', ','], "_"))
+        .expect("written");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("private");
+    refused("another key");
+    // The right one again, and nothing is lost.
+    fs::write(&key, &kept).expect("restored");
+    let mut daemon = daemon.restart();
+    assert_eq!(daemon.get("/v1/context")["variables"].as_array().map(Vec::len), Some(4));
+    assert_eq!(daemon.runner(&waits)["state"], "queued");
+    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    fs::remove_file(&key).expect("removed");
+    // By order they are unset, also for the starts that follow.
+    let mut child = forgetting.spawn().expect("it starts");
+    let mut log = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    let told = log.by_ref().find(|line| line.contains("were unset")).expect("it is logged");
+    assert!(told.contains("FIRST, SECOND"), "{told}");
+    log.by_ref().find(|line| line.contains("\"ready on ")).expect("it gets ready");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it runs");
+    log.for_each(drop);
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    let daemon = daemon.restart();
+    let context = daemon.get("/v1/context");
+    let names: Vec<_> =
+        context["variables"].as_array().expect("a list").iter().map(|one| &one["name"]).collect();
+    assert_eq!((&context["version"], names), (&json!(6), vec![&json!("LATER"), &json!("PLAIN")]));
+    assert_eq!(put(&daemon, "FIRST", json!({"value": SECRET, "secret": true}))["version"], 7);
+    fs::write(state.join("not-yet"), "there").expect("written");
+    assert_eq!(output(&daemon, "printf %s \"$FIRST$SECOND\"", json!({})), SECRET);
 }

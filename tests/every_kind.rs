@@ -381,6 +381,7 @@ fn serve(arguments: &[String]) -> ExitCode {
         config: None,
         state_dir: values("--state-dir").first().map(Into::into),
         listen: values("--listen"),
+        ..Flags::default()
     };
     let handlers = Handlers::new()
         .register("hello", |call: Call| async move {

@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 /// A part of the code and the parts that it may use. Everything may use `text`, which uses nothing.
 const FLOORS: &[(&str, &[&str])] = &[
     ("text", &[]),
+    ("json", &[]),
     ("private_file", &[]),
     ("runner", &[]),
     ("process", &[]),
@@ -15,9 +16,9 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("state_dir", &[]),
     ("secrets", &["job", "private_file"]),
     ("supervisor", &["job", "metrics"]),
-    ("kinds", &["job", "process", "runner", "secrets", "supervisor"]),
+    ("kinds", &["job", "json", "process", "runner", "secrets", "supervisor"]),
     ("store", &["job", "supervisor"]),
-    ("http", &["job", "metrics", "private_file", "process", "secrets", "supervisor", "text"]),
+    ("http", &["job", "json", "metrics", "private_file", "process", "secrets", "supervisor", "text"]),
     ("reload", &["http", "job", "kinds", "metrics", "settings", "supervisor", "telemetry"]),
     ("retention", &["job", "settings", "store", "supervisor"]),
     ("webhooks", &["http", "job", "kinds", "metrics", "secrets", "store", "supervisor"]),

@@ -538,3 +538,47 @@ fn what_an_attempt_of_another_user_left_is_removed_when_its_shim_is_killed() {
     assert_eq!(daemon.closed(&runner)["outcome"], "lost");
     assert!(!place.exists());
 }
+
+#[test]
+fn a_coroutine_that_returns_has_succeeded_whatever_exit_codes_do() {
+    python_is_there();
+    let daemon = Setup::new().start();
+    for (source, code, outcome) in [
+        ("async def main(): return 1", 0, "succeeded"),
+        ("import sys\nasync def main(): sys.exit(3)", 3, "succeeded"),
+        ("import sys\nasync def main(): sys.exit(4)", 4, "failed"),
+    ] {
+        let runner = run_python(&daemon, json!({"source": source, "success_exit_codes": [3]}));
+        let exit = &attempt(&runner)["exit"];
+        assert_eq!(
+            (&runner["outcome"], exit),
+            (&json!(outcome), &json!({"code": code})),
+            "{source}: {runner}"
+        );
+    }
+}
+
+#[test]
+fn a_result_that_would_be_altered_is_refused() {
+    python_is_there();
+    let daemon = Setup::new().start();
+    for (source, says) in [
+        ("async def main(): return {'n': [2**70]}", "has `n[0]`, which must be a whole number of 64 bits"),
+        ("async def main(): return {1: 'a', '1': 'b'}", "has the key `1` twice"),
+    ] {
+        let runner = run_python(&daemon, json!(source));
+        let error = &attempt(&runner)["error"];
+        assert_eq!(
+            (&runner["outcome"], &error["kind"]),
+            (&json!("failed"), &json!("bad_result")),
+            "{runner}"
+        );
+        assert!(error["message"].as_str().is_some_and(|message| message.contains(says)), "{error}");
+    }
+    let runner = run_python(&daemon, json!("async def main(): return [2**64 - 1, -2**63, str(2**70)]"));
+    assert_eq!(
+        runner["runs"][0]["result"],
+        json!([u64::MAX, i64::MIN, "1180591620717411303424"]),
+        "{runner}"
+    );
+}

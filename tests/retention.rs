@@ -77,8 +77,12 @@ fn a_purged_key_makes_a_new_job() {
 
 #[test]
 fn output_is_bounded_in_all() {
-    let daemon = Setup::new().set("RETENTION__MAX_LOG_BYTES", 2500).set("RETENTION__MAX_RECORDS", 10).start();
-    let runners: Vec<String> = (0..5).map(|_| echo(&daemon, &"x".repeat(999))).collect();
+    let daemon = Setup::new()
+        .set("LOGS__MAX_BYTES_PER_ATTEMPT", 100_000)
+        .set("RETENTION__MAX_LOG_BYTES", 100_000)
+        .set("RETENTION__MAX_RECORDS", 10)
+        .start();
+    let runners: Vec<String> = (0..5).map(|_| echo(&daemon, &"x".repeat(40_000))).collect();
     until("two are left", || listed(&daemon).len() == 2);
     let mut left = listed(&daemon);
     left.reverse();

@@ -1,6 +1,6 @@
 //! What the store keeps besides events and records, what it forgets, and how an older file becomes a newer one.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{fs::Permissions, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use runward::{
@@ -324,4 +324,24 @@ fn retention_sees_the_oldest_first() {
     assert_eq!(oldest.iter().map(|closed| closed.id).collect::<Vec<_>>(), [first.id, second.id]);
     assert_eq!((oldest[0].log_bytes, Some(oldest[0].at)), (100, first.closed_at));
     assert_eq!(read(readers.oldest_closed(1)).len(), 1);
+}
+
+#[test]
+fn nobody_else_can_read_its_files_also_those_of_an_older_daemon() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("runward.db");
+    let files = || ["", "-wal", "-shm"].map(|suffix| PathBuf::from(format!("{}{suffix}", path.display())));
+    let modes = || files().map(|file| file.metadata().expect("it is there").permissions().mode() & 0o7777);
+    let log = store::open(&path, false).expect("a store");
+    assert_eq!(modes(), [0o600; 3]);
+    drop(log);
+    std::fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("changed");
+    // As a crash leaves them.
+    for file in &files()[1..] {
+        std::fs::write(file, "").expect("written");
+        std::fs::set_permissions(file, Permissions::from_mode(0o644)).expect("changed");
+    }
+    let _log = store::open(&path, true).expect("a store");
+    let _readers = Readers::start(&path).expect("readers");
+    assert_eq!(modes(), [0o600; 3]);
 }

@@ -5,11 +5,10 @@ use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 use serde_json::{Map, Value};
 
 use super::{
-    duration,
-    json::join,
-    nearest,
+    duration, nearest,
     problem::{Kind, Problem},
 };
+use crate::json::join;
 
 /// The fields of one object that are not read yet. `null` counts as absent.
 pub(super) struct Fields {

@@ -1,16 +1,16 @@
-//! JSON, strictly: what one reader could take for this and another for that is refused here, by name.
+//! The JSON of a request's body, with a [`Problem`] for what is refused.
 
-use std::{cell::RefCell, fmt};
+use std::fmt;
 
-use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use serde_json::Value;
 
-use super::problem::{Kind, Problem};
+use super::{
+    fields::invalid,
+    problem::{Kind, Problem},
+};
+use crate::json::{self, Fault, MAX_DEPTH, WHOLE_NUMBER};
 
-/// How deep arrays and objects may be nested: far more than any field needs, far less than a stack holds.
-pub(super) const MAX_DEPTH: usize = 64;
-
-/// Reads a body. Besides what is no JSON it refuses duplicate keys and deep nesting.
+/// Reads a body, as strictly as [`json::parse`].
 ///
 /// # Errors
 /// A [`Problem`] with the place.
@@ -22,22 +22,18 @@ pub(super) fn parse(body: &[u8]) -> Result<Value, Problem> {
             r#"the body is empty; send a JSON object such as {"job": {"command": ["echo", "hi"]}}"#,
         ));
     }
-    let fault = RefCell::new(None);
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let seed = Strict { path: Path::Root, depth: 0, fault: &fault };
-    let value = seed.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
-    value.map_err(|error| {
-        let place = format!("line {}, column {}", error.line(), error.column());
-        match fault.take() {
-            Some(Fault::Duplicate(path)) => {
-                let detail = format!("`{path}` stands twice, the second time at {place}; say it once");
-                Problem::new(Kind::DuplicateKey, detail).field(path)
-            }
-            Some(Fault::Depth) => Problem::new(
-                Kind::TooDeep,
-                format!("nested more than {MAX_DEPTH} levels deep at {place}; no field needs as many"),
-            ),
-            None => Problem::new(Kind::InvalidJson, format!("{}; send valid JSON", Sentence(&error))),
+    json::parse(text).map_err(|fault| match fault {
+        Fault::Duplicate { path, place } => {
+            let detail = format!("`{path}` stands twice, the second time at {place}; say it once");
+            Problem::new(Kind::DuplicateKey, detail).field(path)
+        }
+        Fault::TooBig { path } => invalid(&path, WHOLE_NUMBER),
+        Fault::Depth { place } => Problem::new(
+            Kind::TooDeep,
+            format!("nested more than {MAX_DEPTH} levels deep at {place}; no field needs as many"),
+        ),
+        Fault::Syntax(error) => {
+            Problem::new(Kind::InvalidJson, format!("{}; send valid JSON", Sentence(&error)))
         }
     })
 }
@@ -61,134 +57,6 @@ struct Sentence<'a>(&'a serde_json::Error);
 impl fmt::Display for Sentence<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "not JSON: {}", self.0)
-    }
-}
-
-enum Fault {
-    Duplicate(String),
-    Depth,
-}
-
-/// Where a value stands, as a list through the stack: nothing is allocated until it is to be named.
-#[derive(Clone, Copy)]
-enum Path<'a> {
-    Root,
-    Key(&'a Path<'a>, &'a str),
-    Index(&'a Path<'a>, usize),
-}
-
-impl fmt::Display for Path<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Root => Ok(()),
-            Self::Key(parent, key) => {
-                let parent = parent.to_string();
-                f.write_str(&join(&parent, key))
-            }
-            Self::Index(parent, index) => write!(f, "{parent}[{index}]"),
-        }
-    }
-}
-
-/// The name of a field in an object: `job.command`, or `labels["a b"]` where a dot would mislead.
-pub(super) fn join(parent: &str, key: &str) -> String {
-    let plain = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
-    match (parent.is_empty(), plain) {
-        (true, true) => key.to_owned(),
-        (false, true) => format!("{parent}.{key}"),
-        (_, false) => format!("{parent}[{key:?}]"),
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Strict<'a> {
-    path: Path<'a>,
-    depth: usize,
-    fault: &'a RefCell<Option<Fault>>,
-}
-
-impl<'a> Strict<'a> {
-    fn inside<E: de::Error>(&self) -> Result<usize, E> {
-        if self.depth == MAX_DEPTH {
-            return Err(self.fail(Fault::Depth));
-        }
-        Ok(self.depth + 1)
-    }
-
-    fn fail<E: de::Error>(&self, fault: Fault) -> E {
-        self.fault.replace(Some(fault));
-        // The text is not shown: `parse` words the fault, and takes the place from this error.
-        E::custom("refused")
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Strict<'_> {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Strict<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::Number(value.into()))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::Number(value.into()))
-    }
-
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::String(value.to_owned()))
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::String(value))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let depth = self.inside()?;
-        let mut list = Vec::new();
-        loop {
-            let path = Path::Index(&self.path, list.len());
-            match access.next_element_seed(Strict { path, depth, fault: self.fault })? {
-                Some(value) => list.push(value),
-                None => return Ok(Value::Array(list)),
-            }
-        }
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let depth = self.inside()?;
-        let mut map = Map::new();
-        while let Some(key) = access.next_key::<String>()? {
-            let path = Path::Key(&self.path, &key);
-            if map.contains_key(&key) {
-                return Err(self.fail(Fault::Duplicate(path.to_string())));
-            }
-            let value = access.next_value_seed(Strict { path, depth, fault: self.fault })?;
-            map.insert(key, value);
-        }
-        Ok(Value::Object(map))
     }
 }
 

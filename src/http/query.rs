@@ -1,11 +1,9 @@
 //! Query parameters: each route names those it knows, and all others are refused.
 
-use std::time::Duration;
-
 use axum::http::Uri;
 
 use super::{
-    duration, nearest,
+    nearest,
     problem::{Kind, Problem},
 };
 
@@ -83,15 +81,6 @@ impl Query {
         let number = text.parse().ok().filter(|number| range.contains(number));
         let expected = || invalid(name, &format!("a whole number from {} to {}", range.start(), range.end()));
         number.map(Some).ok_or_else(expected)
-    }
-
-    /// A duration.
-    ///
-    /// # Errors
-    /// What is none.
-    pub(super) fn duration(&mut self, name: &str) -> Result<Option<Duration>, Problem> {
-        let Some(text) = self.one(name)? else { return Ok(None) };
-        duration::parse(&text).map(Some).ok_or_else(|| invalid(name, duration::EXPECTED))
     }
 
     /// Words out of a list; several by repeating the parameter or by commas.

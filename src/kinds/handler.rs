@@ -223,39 +223,27 @@ fn checked(value: Value) -> End {
 
 /// `{"for": "10s"}`, `"10s"` or a number of seconds.
 #[derive(Deserialize)]
-#[serde(try_from = "SleepArgs")]
+#[serde(try_from = "Value")]
 struct Sleep(Duration);
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum SleepArgs {
-    Seconds(f64),
-    Text(String),
-    Long {
-        #[serde(rename = "for")]
-        duration: SleepFor,
-    },
-}
+impl TryFrom<Value> for Sleep {
+    type Error = &'static str;
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum SleepFor {
-    Seconds(f64),
-    Text(String),
-}
-
-impl TryFrom<SleepArgs> for Sleep {
-    type Error = String;
-
-    fn try_from(args: SleepArgs) -> Result<Self, String> {
-        let duration = match args {
-            SleepArgs::Seconds(seconds) | SleepArgs::Long { duration: SleepFor::Seconds(seconds) } => {
-                Duration::try_from_secs_f64(seconds).ok()
+    fn try_from(args: Value) -> Result<Self, &'static str> {
+        let time = match &args {
+            Value::Object(fields) if fields.len() == 1 => fields.get("for"),
+            Value::Null | Value::Bool(_) | Value::Object(_) | Value::Array(_) => None,
+            Value::Number(_) | Value::String(_) => Some(&args),
+        };
+        let duration = match time {
+            Some(Value::Number(seconds)) => {
+                seconds.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
             }
-            SleepArgs::Text(text) | SleepArgs::Long { duration: SleepFor::Text(text) } => {
+            Some(Value::String(text)) => {
                 text.parse::<jiff::SignedDuration>().ok().and_then(|duration| duration.try_into().ok())
             }
+            Some(Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)) | None => None,
         };
-        duration.map(Self).ok_or_else(|| r#"how long? As in {"for": "10s"} or a number of seconds"#.into())
+        duration.map(Self).ok_or(r#"must be {"for": "10s"}, a duration such as "10s", or a number of seconds"#)
     }
 }

@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::{
     job::{Failure, Raised},
+    json::{self, Fault, MAX_DEPTH, WHOLE_NUMBER},
     process::{Files, Taken, Untaken},
 };
 
@@ -29,9 +30,6 @@ const FAILURE: &str = "failure";
 const RESULT_VARIABLE: &str = "RUNWARD_RESULT";
 const CONTEXT_VARIABLE: &str = "RUNWARD_CONTEXT";
 
-/// How deep a result may be nested, as for what is submitted: it is shown inside a record, and read back from the store
-/// inside one, where the reader's own limit is 128.
-const MAX_DEPTH: usize = 64;
 /// Variables that a run may change: they are in the record as long as its Runner is.
 const MAX_VARIABLES: usize = 256;
 /// The longest message of an exception that is kept, bytes.
@@ -122,22 +120,19 @@ fn result(taken: &Taken) -> Result<Option<Value>, String> {
     if text.trim_ascii().is_empty() {
         return Ok(None);
     }
-    let value: Value = serde_json::from_str(text)
-        .map_err(|error| format!("is no JSON ({error}); write one value, such as {{\"rows\": 3}}"))?;
-    if is_deeper(&value, MAX_DEPTH) {
-        return Err(format!("is nested more than {MAX_DEPTH} levels deep; keep such data in a file of your own"));
-    }
+    let value = json::parse(text).map_err(|fault| match fault {
+        Fault::Syntax(error) => format!("is no JSON ({error}); write one value, such as {{\"rows\": 3}}"),
+        Fault::Depth { place: _ } => {
+            format!("is nested more than {MAX_DEPTH} levels deep; keep such data in a file of your own")
+        }
+        Fault::Duplicate { path, place } => {
+            format!("has the key `{path}` twice, the second time at {place}; write it once")
+        }
+        Fault::TooBig { path } if path.is_empty() => format!("must be {WHOLE_NUMBER}"),
+        Fault::TooBig { path } => format!("has `{path}`, which must be {WHOLE_NUMBER}"),
+    })?;
     // A `null` says nothing.
     Ok(Some(value).filter(|value| !value.is_null()))
-}
-
-fn is_deeper(value: &Value, depth: usize) -> bool {
-    let below = |value: &Value| depth == 0 || is_deeper(value, depth - 1);
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
-        Value::Array(items) => depth == 0 || items.iter().any(below),
-        Value::Object(fields) => depth == 0 || fields.values().any(below),
-    }
 }
 
 /// Lines are named by their numbers only: what stands in them may be secret.
@@ -247,6 +242,14 @@ mod tests {
         assert_eq!(read("{\"rows\": 3}\n"), Ok(Some(json!({"rows": 3}))));
         assert!(read("{rows: 3}").is_err_and(|problem| problem.starts_with("is no JSON (")));
         assert!(read("1 2").is_err());
+        // Nobody would find in the record what was written.
+        for (text, says) in [
+            ("1180591620717411303424", "must be a whole number of 64 bits"),
+            (r#"{"a": [1, 1180591620717411303424]}"#, "has `a[1]`, which must be a whole number"),
+            (r#"{"a": 1, "a": 2}"#, "has the key `a` twice"),
+        ] {
+            assert!(read(text).is_err_and(|problem| problem.contains(says)), "{text}");
+        }
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         assert!(read(&nested(MAX_DEPTH)).is_ok());
         assert!(read(&nested(MAX_DEPTH + 1)).is_err_and(|problem| problem.contains("64 levels")));

@@ -141,7 +141,7 @@ mod tests {
     fn with(text: &str) -> Settings {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), text).expect("written");
-        load(&Flags { config: Some(file.path().into()), state_dir: Some("/x".into()), listen: Vec::new() })
+        load(&Flags { config: Some(file.path().into()), state_dir: Some("/x".into()), ..Flags::default() })
             .expect(text)
     }
 

@@ -10,7 +10,13 @@ mod log;
 mod rows;
 mod schema;
 
-use std::{path::Path, time::Duration};
+use std::{
+    fs::{self, OpenOptions, Permissions},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -27,6 +33,9 @@ const OLDEST_SQLITE: i32 = 3_051_003;
 /// noticeably longer, and damage is found when it is read.
 const CHECKED_BYTES: i64 = 32 << 20;
 
+/// The mode of its files: commands, output and context variables are nobody else's.
+const MODE: u32 = 0o600;
+
 /// Only a reader that is just being closed by another process can hold a lock: the state directory is ours.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -36,6 +45,14 @@ pub enum OpenError {
     /// SQLite says no.
     #[error("{0}; restore the file from a backup, or move the whole state directory away to begin anew")]
     Sqlite(#[from] rusqlite::Error),
+    /// Others can read a file of it, and it can't be changed.
+    #[error("{file} can't be given the mode 0600: {error}; run `chmod 600` on it as its owner")]
+    Mode {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// The file belongs to another program.
     #[error("it is a database of another program; point --state-dir at a directory of runward's own")]
     NotOurs,
@@ -81,6 +98,7 @@ pub fn open(path: &Path, was_used: bool) -> Result<Log, OpenError> {
     if rusqlite::version_number() < OLDEST_SQLITE {
         return Err(OpenError::OldSqlite(rusqlite::version()));
     }
+    make_private(path)?;
     let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     if was_used && schema::is_empty(&connection)? {
         return Err(OpenError::Vanished);
@@ -92,10 +110,34 @@ pub fn open(path: &Path, was_used: bool) -> Result<Log, OpenError> {
     Ok(Log::new(connection))
 }
 
+/// Lets nobody else read the files, whatever the umask. SQLite makes the others with the mode of the first.
+fn make_private(path: &Path) -> Result<(), OpenError> {
+    // Closed before SQLite opens it; and where it can't be made, SQLite says why.
+    drop(OpenOptions::new().write(true).create_new(true).mode(MODE).open(path));
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        let file = PathBuf::from(file);
+        let too_open = match fs::symlink_metadata(&file) {
+            Ok(facts) => facts.is_file() && facts.mode() & 0o7777 & !MODE != 0,
+            Err(_) => false,
+        };
+        if too_open {
+            // By its name: a descriptor, when closed, would take SQLite's locks along.
+            fs::set_permissions(&file, Permissions::from_mode(MODE))
+                .map_err(|error| OpenError::Mode { file, error })?;
+        }
+    }
+    Ok(())
+}
+
 impl OpenError {
     /// Whether it may be well again without anybody touching the file: no room, no permission, no descriptors.
     pub fn may_pass(&self) -> bool {
         use rusqlite::ErrorCode::{CannotOpen, DiskFull, OutOfMemory, PermissionDenied, ReadOnly, SystemIoFailure};
+        if matches!(self, Self::Mode { .. }) {
+            return true;
+        }
         let Self::Sqlite(error) = self else { return false };
         let code = error.sqlite_error_code();
         code.is_some_and(|code| {

@@ -79,9 +79,23 @@ fn a_script_may_be_the_body_itself() {
     let rest =
         ["name", "queue", "timeout", "cancel_grace", "drain_timeout", "on_lost"].map(|name| &runner[name]);
     assert_eq!(rest, ["n", "q", "10s", "1m", "2s", "requeue"]);
-    for (query, field) in
-        [("priority=high", "priority"), ("timeout=soon", "timeout"), ("label=a=b&label=a=c", "label")]
-    {
+    // Everything that README's table has can be said so.
+    let target = "/v1/runners?keep_open&retry.max_attempts=3&retry.on_exit_codes=75,%202\
+                  &on_close.url=https://example.org/done&on_close.secret=KEY";
+    let request = Request::new("POST", target).header("content-type", "text/x-shellscript").body("hold");
+    let answer = rig.ask(request);
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    let runner = answer.json();
+    assert_eq!((&runner["keep_open"], &runner["retry"]["on_exit_codes"]), (&json!(true), &json!([2, 75])));
+    assert_eq!(runner["on_close"], json!({"url": "https://example.org/done", "secret": "KEY"}));
+    for (query, field) in [
+        ("retry.max_attempts=2&retry.on_exit_codes=x", "retry.on_exit_codes[0]"),
+        ("keep_open=yes", "keep_open"),
+        ("on_close.secret=KEY", "on_close.url"),
+        ("priority=high", "priority"),
+        ("timeout=soon", "timeout"),
+        ("label=a=b&label=a=c", "label"),
+    ] {
         let request = Request::new("POST", &format!("/v1/runners?{query}"));
         let refused = rig.ask(request.header("content-type", "text/x-shellscript").body("true"));
         assert!((400..500).contains(&refused.status));

@@ -51,7 +51,12 @@ pub(crate) fn serve(arguments: &[String]) -> ExitCode {
     };
     let state_dir = values("--state-dir").remove(0);
     let fewer = Path::new(&state_dir).join(FEWER).exists();
-    let flags = Flags { config: None, state_dir: Some(state_dir.into()), listen: values("--listen") };
+    let flags = Flags {
+        config: None,
+        state_dir: Some(state_dir.into()),
+        listen: values("--listen"),
+        ..Flags::default()
+    };
     let handlers = if fewer { Handlers::new() } else { handlers() };
     ExitCode::from(Embedded::new(flags).handlers(handlers).serve() as u8)
 }
@@ -156,16 +161,20 @@ fn a_handler_that_fails_says_how() {
         ("big", "result_too_large", "65536"),
         ("quits", "cancelled_itself", "nobody had asked"),
         ("greet", "invalid_args", "job.handler.args"),
-        ("sleep", "invalid_args", "how long"),
+        ("sleep", "invalid_args", r#"`job.handler.args`: must be {"for": "10s"}, a duration"#),
     ] {
-        let mut job = handler(name);
-        if name == "sleep" {
-            job = json!({"job": {"handler": {"name": "sleep", "args": {"for": "soon"}}}});
-        }
-        let runner = daemon.run(job);
+        let runner = daemon.run(handler(name));
         let (was, message) = failure(&runner);
         assert_eq!((&runner["outcome"], was), (&json!("failed"), kind), "{name}: {message}");
         assert!(message.contains(text), "{name}: {message}");
+    }
+    for args in
+        [json!({"for": "soon"}), json!({"for": 1, "then": 2}), json!({"for": null}), json!([1]), json!(-1)]
+    {
+        let runner = daemon.run(json!({"job": {"handler": {"name": "sleep", "args": args}}}));
+        let (was, message) = failure(&runner);
+        assert_eq!(was, "invalid_args", "{message}");
+        assert!(message.contains(r#"must be {"for": "10s"}"#), "{message}");
     }
     assert_eq!(daemon.run(handler("echo"))["outcome"], "succeeded", "the daemon goes on");
 }

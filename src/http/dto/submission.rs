@@ -236,7 +236,8 @@ struct ProcessForm {
     limits: Option<LimitsForm>,
     /// The signal that asks it to stop; `TERM` by default, `INT` for Python.
     stop_signal: Option<String>,
-    /// The exit codes that count as success.
+    /// The exit codes that count as success. A coroutine of Python that returns has succeeded whatever stands here,
+    /// with exit code 0; the list is for one that leaves with `sys.exit`.
     #[schema(default = json!([0]), min_items = 1)]
     success_exit_codes: Option<Vec<u8>>,
 }

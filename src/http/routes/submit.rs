@@ -31,7 +31,7 @@ use crate::{
 /// Parameters of any submission.
 const ANSWER: [&str; 2] = ["wait", "follow"];
 /// Parameters of a script or a Python source that is the body itself, besides those of any submission.
-const PLAIN: [&str; 4] = ["priority", "weight", "label", "arg"];
+const PLAIN: [&str; 5] = ["priority", "weight", "label", "arg", "keep_open"];
 /// Those of them that are texts, named as the fields of a submission.
 const TEXTS: [&str; 11] = [
     "name",
@@ -47,7 +47,10 @@ const TEXTS: [&str; 11] = [
     "on_shutdown",
 ];
 /// Those that are of its `retry`.
-const RETRY: [&str; 3] = ["retry.max_attempts", "retry.initial_backoff", "retry.max_backoff"];
+const RETRY: [&str; 4] =
+    ["retry.max_attempts", "retry.initial_backoff", "retry.max_backoff", "retry.on_exit_codes"];
+/// Those that are of its `on_close`.
+const ON_CLOSE: [&str; 2] = ["on_close.url", "on_close.secret"];
 
 /// What to answer with.
 enum Answer {
@@ -88,7 +91,7 @@ pub(super) async fn submit(
     let format = body::format(&headers)?;
     let known = match format {
         Format::Json => ANSWER.to_vec(),
-        Format::Shell | Format::Python => [&ANSWER[..], &TEXTS, &PLAIN, &RETRY].concat(),
+        Format::Shell | Format::Python => [&ANSWER[..], &TEXTS, &PLAIN, &RETRY, &ON_CLOSE].concat(),
     };
     let mut query = Query::parse(&uri, &known)?;
     let answer = read_answer(&mut query)?;
@@ -145,13 +148,17 @@ fn accepted_but(problem: &Problem, id: RunnerId) -> Problem {
 
 /// How long to wait, if at all.
 pub(super) fn wait(query: &mut Query) -> Result<Option<Duration>, Problem> {
-    let wait = query.duration("wait")?;
-    if wait.is_some_and(|wait| wait > timing::MAX_WAIT) {
+    let Some(text) = query.one("wait")? else { return Ok(None) };
+    let wait = duration::parse(&text).filter(|wait| *wait <= timing::MAX_WAIT);
+    let expected = || {
         let most = duration::format(timing::MAX_WAIT);
-        let expected = format!("{most} at the most; wait again with GET, or follow the events");
-        return Err(query::invalid("wait", &expected));
-    }
-    Ok(wait)
+        let expected = format!(
+            "a duration such as \"30s\", from 0 to {most}; to wait longer, follow the events of the runner: \
+             GET /v1/runners/{{id}}/events with `Accept: text/event-stream`"
+        );
+        query::invalid("wait", &expected)
+    };
+    wait.map(Some).ok_or_else(expected)
 }
 
 fn read_answer(query: &mut Query) -> Result<Answer, Problem> {
@@ -214,12 +221,28 @@ fn plain(kind: &str, body: &[u8], query: &mut Query) -> Result<Value, Problem> {
     let mut retry = Map::new();
     for name in RETRY {
         if let Some(text) = query.one(name)? {
-            let field = name.trim_start_matches("retry.");
-            retry.insert(field.into(), if field == "max_attempts" { number(text) } else { text.into() });
+            let value = match name {
+                "retry.max_attempts" => number(text),
+                "retry.on_exit_codes" => text.split(',').map(|code| number(code.trim().to_owned())).collect(),
+                _ => text.into(),
+            };
+            retry.insert(name.trim_start_matches("retry.").into(), value);
         }
     }
     if !retry.is_empty() {
         fields.insert("retry".into(), Value::Object(retry));
+    }
+    let mut on_close = Map::new();
+    for name in ON_CLOSE {
+        if let Some(text) = query.one(name)? {
+            on_close.insert(name.trim_start_matches("on_close.").into(), text.into());
+        }
+    }
+    if !on_close.is_empty() {
+        fields.insert("on_close".into(), Value::Object(on_close));
+    }
+    if query.flag("keep_open")? {
+        fields.insert("keep_open".into(), true.into());
     }
     let mut labels = Map::new();
     for (label, value) in query.pairs("label")? {

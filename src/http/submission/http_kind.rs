@@ -10,10 +10,10 @@ use super::missing;
 use crate::{
     http::{
         fields::{Fields, invalid, texts},
-        json::join,
         problem::Problem,
     },
     job::{Body, Http, Text},
+    json::join,
 };
 
 /// The fields of an `http` job.

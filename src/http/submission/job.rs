@@ -9,11 +9,11 @@ use crate::{
     http::{
         Config,
         fields::{Fields, invalid, texts},
-        json::join,
         nearest,
         problem::{Kind, Problem},
     },
     job::{Command, Job, Process, Script, Spec},
+    json::join,
 };
 
 /// The longest argument or environment variable, with its closing NUL: `MAX_ARG_STRLEN` of Linux.

@@ -16,11 +16,13 @@ use serde_json::Value;
 use super::{
     Config,
     fields::{Fields, invalid},
-    json::join,
     nearest,
     problem::{Kind, Problem},
 };
-use crate::job::{Job, OnLost, Spec};
+use crate::{
+    job::{Job, OnLost, Spec},
+    json::join,
+};
 pub(super) use process::{check_identity, names_identity};
 
 /// Names are for people and for lists: long enough for any, short enough for a line.

@@ -12,11 +12,11 @@ use super::missing;
 use crate::{
     http::{
         fields::{Fields, invalid},
-        json::join,
         nearest,
         problem::{Kind, Problem},
     },
     job::{Bound, Controller, Job, Limits, Process, Resource, Rlimit, Rlimits},
+    json::join,
     process::{self, Permits},
 };
 

@@ -1,6 +1,6 @@
 //! When a job may start, and when the time for all of it is up.
 
-use jiff::Timestamp;
+use jiff::{Timestamp, fmt::temporal::Pieces};
 
 use crate::{
     http::{
@@ -35,12 +35,15 @@ pub(super) fn read(fields: &mut Fields, spec: &mut Spec) -> Result<(), Problem> 
 /// A time that has passed is no fault: the job may start at once.
 fn start_at(fields: &mut Fields) -> Result<Option<Timestamp>, Problem> {
     let Some(text) = fields.text("start_at")? else { return Ok(None) };
-    let expected = || {
-        invalid(
-            "start_at",
-            "a time as in RFC 3339, with its offset from UTC, such as \"2030-01-31T06:00:00Z\" or \
-             \"2030-01-31T07:00:00+01:00\"",
-        )
-    };
-    text.parse().map(Some).map_err(|_| expected())
+    text.parse().map(Some).map_err(|_| {
+        let expected = match Pieces::parse(&text) {
+            // The last hours of the year 9999 are none here.
+            Ok(pieces) if pieces.offset().is_some() => "no later than 9999-12-30T22:00:00Z, the last time there is here",
+            Ok(_) | Err(_) => {
+                "a time as in RFC 3339, with its offset from UTC, such as \"2030-01-31T06:00:00Z\" or \
+                 \"2030-01-31T07:00:00+01:00\""
+            }
+        };
+        invalid("start_at", expected)
+    })
 }

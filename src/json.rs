@@ -1,0 +1,287 @@
+//! JSON, strictly: what one reader could take for this and another for that is refused here, by name.
+
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+};
+
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+/// How deep arrays and objects may be nested: far more than any field needs, far less than a stack holds, and less than
+/// the 128 with which the store's own reader takes what has become part of a record.
+pub const MAX_DEPTH: usize = 64;
+
+/// Why a text is not taken.
+#[derive(Debug)]
+pub enum Fault {
+    /// One object has a key twice.
+    Duplicate {
+        /// Where the value with this key stands: `a[0].b`.
+        path: String,
+        /// Where the second one is in the text.
+        place: String,
+    },
+    /// A whole number that does not fit into 64 bits: most readers would make another number of it.
+    TooBig {
+        /// Where it stands; empty where it is all there is.
+        path: String,
+    },
+    /// Nested too deep.
+    Depth {
+        /// Where in the text.
+        place: String,
+    },
+    /// It is no JSON. The words are serde_json's: they name the place, and hold nothing of the text's.
+    Syntax(serde_json::Error),
+}
+
+/// What a number that is too big is to be.
+pub const WHOLE_NUMBER: &str = "a whole number of 64 bits at the most, from -9223372036854775808 to \
+     18446744073709551615; write a larger one as a string";
+
+/// Reads one value. Besides what is no JSON it refuses duplicate keys, deep nesting, and whole numbers that do not fit.
+///
+/// # Errors
+/// [`Fault`].
+pub fn parse(text: &str) -> Result<Value, Fault> {
+    let fault = RefCell::new(None);
+    let numbers = Numbers { too_big: first_too_big(text), seen: Cell::new(0) };
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let seed = Strict { path: Path::Root, depth: 0, fault: &fault, numbers: &numbers };
+    let value = seed.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
+    value.map_err(|error| {
+        let place = format!("line {}, column {}", error.line(), error.column());
+        match fault.take() {
+            Some(Refusal::Duplicate(path)) => Fault::Duplicate { path, place },
+            Some(Refusal::TooBig(path)) => Fault::TooBig { path },
+            Some(Refusal::Depth) => Fault::Depth { place },
+            None => Fault::Syntax(error),
+        }
+    })
+}
+
+/// Which of the numbers in a text is the first whole one that does not fit into 64 bits: the parser gives what it has
+/// made of it, not what was written.
+fn first_too_big(text: &str) -> Option<usize> {
+    let mut rest = text;
+    let mut count = 0;
+    while let Some(at) = rest.find(|c: char| c == '"' || c == '-' || c.is_ascii_digit()) {
+        rest = &rest[at..];
+        if let Some(string) = rest.strip_prefix('"') {
+            rest = after_string(string);
+            continue;
+        }
+        let end = rest.find(|c: char| !matches!(c, '0'..='9' | '-' | '+' | '.' | 'e' | 'E')).unwrap_or(rest.len());
+        let (literal, after) = rest.split_at(end);
+        let whole = !literal.contains(['.', 'e', 'E']);
+        if whole && literal.parse::<i64>().is_err() && literal.parse::<u64>().is_err() {
+            return Some(count);
+        }
+        count += 1;
+        rest = after;
+    }
+    None
+}
+
+/// What follows the closing quote.
+fn after_string(text: &str) -> &str {
+    let mut escaped = false;
+    let end = text.find(|c: char| {
+        let closes = c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        closes
+    });
+    end.map_or("", |end| &text[end + 1..])
+}
+
+/// The numbers of a text, as they are met.
+struct Numbers {
+    too_big: Option<usize>,
+    seen: Cell<usize>,
+}
+
+enum Refusal {
+    Duplicate(String),
+    TooBig(String),
+    Depth,
+}
+
+/// Where a value stands, as a list through the stack: nothing is allocated until it is to be named.
+#[derive(Clone, Copy)]
+enum Path<'a> {
+    Root,
+    Key(&'a Path<'a>, &'a str),
+    Index(&'a Path<'a>, usize),
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => Ok(()),
+            Self::Key(parent, key) => {
+                let parent = parent.to_string();
+                f.write_str(&join(&parent, key))
+            }
+            Self::Index(parent, index) => write!(f, "{parent}[{index}]"),
+        }
+    }
+}
+
+/// The name of a field in an object: `job.command`, or `labels["a b"]` where a dot would mislead.
+pub fn join(parent: &str, key: &str) -> String {
+    let plain = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    match (parent.is_empty(), plain) {
+        (true, true) => key.to_owned(),
+        (false, true) => format!("{parent}.{key}"),
+        (_, false) => format!("{parent}[{key:?}]"),
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Strict<'a> {
+    path: Path<'a>,
+    depth: usize,
+    fault: &'a RefCell<Option<Refusal>>,
+    numbers: &'a Numbers,
+}
+
+impl<'a> Strict<'a> {
+    fn inside<E: de::Error>(&self) -> Result<usize, E> {
+        if self.depth == MAX_DEPTH {
+            return Err(self.fail(Refusal::Depth));
+        }
+        Ok(self.depth + 1)
+    }
+
+    /// Counts a number, and refuses the one that does not fit.
+    fn number<E: de::Error>(&self, number: Number) -> Result<Value, E> {
+        let place = self.numbers.seen.replace(self.numbers.seen.get() + 1);
+        if self.numbers.too_big == Some(place) {
+            return Err(self.fail(Refusal::TooBig(self.path.to_string())));
+        }
+        Ok(Value::Number(number))
+    }
+
+    fn fail<E: de::Error>(&self, fault: Refusal) -> E {
+        self.fault.replace(Some(fault));
+        // The text is not shown: `parse` words the fault, and takes the place from this error.
+        E::custom("refused")
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
+        self.number(value.into())
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
+        self.number(value.into())
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        self.number(Number::from_f64(value).ok_or_else(|| E::custom("number out of range"))?)
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let depth = self.inside()?;
+        let mut list = Vec::new();
+        loop {
+            let path = Path::Index(&self.path, list.len());
+            match access.next_element_seed(Strict { path, depth, fault: self.fault, numbers: self.numbers })? {
+                Some(value) => list.push(value),
+                None => return Ok(Value::Array(list)),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let depth = self.inside()?;
+        let mut map = Map::new();
+        while let Some(key) = access.next_key::<String>()? {
+            let path = Path::Key(&self.path, &key);
+            if map.contains_key(&key) {
+                return Err(self.fail(Refusal::Duplicate(path.to_string())));
+            }
+            let value = access.next_value_seed(Strict { path, depth, fault: self.fault, numbers: self.numbers })?;
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_whole_number_that_does_not_fit_is_named_by_its_place() {
+        let big = "1180591620717411303424";
+        for (text, expected) in [
+            (big.to_owned(), ""),
+            (format!("-{big}"), ""),
+            ("18446744073709551616".into(), ""),
+            ("-9223372036854775809".into(), ""),
+            (format!("[1, -2.5e3, {{\"a \\\" 99999999999999999999\": \"{big}\", \"b\": [0, {big}]}}]"), "[2].b[1]"),
+            (format!("{{\"\\\\\": {big}}}"), "[\"\\\\\"]"),
+        ] {
+            match parse(&text) {
+                Err(Fault::TooBig { path }) => assert_eq!(path, expected, "{text}"),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+        for text in [
+            "18446744073709551615",
+            "-9223372036854775808",
+            "[-0, 0, 1e30, 1.0, 123456789012345678901234567890.5, 12E+3]",
+            r#""1180591620717411303424""#,
+        ] {
+            assert!(parse(text).is_ok(), "{text}");
+        }
+        // What is no JSON is said first.
+        assert!(matches!(parse(&format!("[}}, {big}]")), Err(Fault::Syntax(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn only_what_does_not_fit_is_refused(numbers in proptest::collection::vec(any::<i128>(), 0..9)) {
+            let text = serde_json::to_string(&numbers.iter().map(|n| n >> 60).map(|n| n.to_string()).collect::<Vec<_>>())
+                .expect("JSON");
+            prop_assert!(parse(&text).is_ok(), "strings hold anything");
+            let fits = numbers.iter().all(|n| i64::try_from(n >> 60).is_ok() || u64::try_from(n >> 60).is_ok());
+            prop_assert_eq!(parse(&text.replace('"', "")).is_ok(), fits);
+        }
+    }
+}
