@@ -36,7 +36,7 @@ use crate::{
     retention::Keeping,
     secrets::{Vault, VaultError},
     settings::{self, Flags, Listen, Settings, SettingsError},
-    signals::SignalThread,
+    signals::{SignalThread, WhileStarting},
     state_dir::{DaemonFile, StateDir, StateDirError},
     store::{self, Lookup, OpenError, Readers, Tally},
     supervisor::{
@@ -188,6 +188,7 @@ impl Daemon {
         }
     }
 }
+    let starting = WhileStarting::start().map_err(system("signals"))?;
 
 fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError> {
     let started = (Timestamp::now(), Instant::now());
@@ -199,7 +200,8 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
 
     // The keeper is a fork of this process as it is now: single-threaded, small, with nothing open that a job
     // could get hold of.
-    let children_lock = state.lock_children().map_err(system("children.lock"))?;
+    let children_lock = state.children_lock().map_err(system("children.lock"))?;
+    process::children_lock::take(&children_lock).map_err(system("children.lock"))?;
     let (tier, why) = containment::probe(instance(&state));
     let why = why.map(|why| why.to_string());
     if settings.require_cgroup && !matches!(tier, Tier::Cgroup { .. }) {
@@ -207,7 +209,7 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
     }
     let permits =
         Permits::of_this_process(process::hand_on(&tier)).map_err(system("what this process may do"))?;
-    let keeper = process::fork_keeper(KeeperSetup { children_lock, tier: tier.clone() })
+    let keeper = process::fork_keeper(KeeperSetup { children_lock: children_lock.into(), tier: tier.clone() })
         .map_err(|error| StartError::System { what: "the keeper", error: io::Error::other(error) })?;
 
     // Only now: the keeper, and so every job, keeps the limit that the daemon was started with.
@@ -220,6 +222,7 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
     let token = http::token::load_or_create(state.path())?;
     let vault = Arc::new(Vault::open(state.path(), std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from))?);
     let listeners = bind(&settings, &state)?;
+    drop(starting);
 
     let (urgent_sender, urgent) = mpsc::channel(URGENT);
     let (reload, reloads) = mpsc::channel(reload::REQUESTS);
