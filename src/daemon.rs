@@ -533,7 +533,7 @@ fn recover(
     let count = under_way.len();
     let logs = state.logs();
     let now = Now { wall: Timestamp::now(), mono: Duration::ZERO, jitter: supervisor::jitter() };
-    let batch = recovery::plan(under_way, |record| evidence(&logs, boot_id, record), last_seq + 1, now)
+    let batch = recovery::plan(under_way, |record| evidence(&logs, boot_id, record, &lookup), last_seq + 1, now)
         .map_err(|illegal| StartError::Recovery(illegal.to_string()))?;
     let last_seq = batch.events.last().map_or(last_seq, |event| event.seq);
     for event in &batch.events {
@@ -578,7 +578,7 @@ fn sweep(tier: &Tier, under_way: &[Record]) -> io::Result<()> {
     Ok(())
 }
 
-fn evidence(logs: &std::path::Path, boot_id: &str, record: &Record) -> Evidence {
+fn evidence(logs: &std::path::Path, boot_id: &str, record: &Record, lookup: &Lookup) -> Evidence {
     let Some((attempt, (run, number))) = record.attempt().zip(record.position()) else {
         return Evidence::Unknown;
     };
@@ -591,7 +591,12 @@ fn evidence(logs: &std::path::Path, boot_id: &str, record: &Record) -> Evidence 
         // After a power loss the directory's absence proves nothing: it was never synced.
         Ok(Found::NeverStarted) if attempt.boot_id == boot_id => Evidence::NotExecuted,
         Ok(Found::NeverStarted | Found::Unknown) => Evidence::Unknown,
-        Ok(Found::Ended(spooled)) => Evidence::Ended(kinds::end_of_spooled(&spooled, record.job())),
+        Ok(Found::Ended(spooled)) => {
+            let mut end = kinds::end_of_spooled(&spooled, record.job());
+            // The shim knew of it before the daemon recorded what came before it.
+            end.at = end.at.max(end.at.and(lookup.at(record.last_seq)));
+            Evidence::Ended(end)
+        }
         Err(error) => {
             tracing::warn!(runner = %record.id, %error, "what a shim left can't be read");
             Evidence::Unknown
