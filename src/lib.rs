@@ -37,4 +37,4 @@ macro_rules! daemon {
     ($($name:ident)+) => { $(#[cfg(feature = "daemon")] pub mod $name;)+ };
 }
 
-daemon! { daemon http job kinds metrics private_file process reload retention secrets settings signals state_dir store supervisor telemetry text webhooks }
+daemon! { daemon descriptors http job kinds metrics private_file process reload retention secrets settings signals state_dir store supervisor telemetry text webhooks }

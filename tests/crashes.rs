@@ -171,7 +171,8 @@ struct Holder(std::process::Child);
 impl Holder {
     fn of(daemon: &common::Daemon) -> Self {
         let lock = daemon.state_dir().join("children.lock");
-        let child = std::process::Command::new("flock").arg(&lock).args(["sleep", "600"]).spawn().expect("flock");
+        let child =
+            std::process::Command::new("flock").arg(&lock).args(["sleep", "600"]).spawn().expect("flock");
         until("it holds the lock", || !common::children(child.id() as i32).is_empty());
         Self(child)
     }

@@ -13,6 +13,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("settings", &["job", "text"]),
     ("telemetry", &["settings"]),
     ("state_dir", &[]),
+    ("descriptors", &["settings"]),
     ("secrets", &["job", "private_file"]),
     ("supervisor", &["job", "metrics"]),
     ("kinds", &["job", "process", "runner", "secrets", "supervisor"]),
@@ -25,6 +26,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
+            "descriptors",
             "http",
             "job",
             "kinds",

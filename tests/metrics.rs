@@ -164,8 +164,7 @@ fn a_daemon_that_stops_tells_how_long_it_waits() {
     let daemon = Setup::new().start();
     // Nothing that the machine is slow at lets it end before it is looked at.
     let script = "trap '' TERM; echo ready; while :; do sleep 0.1; done";
-    let id =
-        daemon.submit(json!({"job": {"script": script}, "cancel_grace": "300s"}));
+    let id = daemon.submit(json!({"job": {"script": script}, "cancel_grace": "300s"}));
     daemon.output_with(&id, "ready");
     assert_eq!(sum(&scrape(&daemon), "runward_draining", &[]), 0.0);
     daemon.signal(Signal::SIGTERM);
