@@ -13,7 +13,6 @@ use std::{
 };
 
 use jiff::Timestamp;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::{mpsc, oneshot, watch},
@@ -22,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    http,
+    descriptors, http,
     job::{EventKind, Record, RunnerId, SharedContext},
     kinds::{self, Environment, Fleet, Handlers, Handover, HttpClient, HttpRules, Inside, LogQuota},
     metrics::Metrics,
@@ -36,7 +35,7 @@ use crate::{
     retention::Keeping,
     secrets::{self, SecretsLost, Vault, VaultError},
     settings::{self, Flags, Listen, Settings, SettingsError},
-    signals::SignalThread,
+    signals::{SignalThread, WhileStarting},
     state_dir::{DaemonFile, StateDir, StateDirError},
     store::{self, Lookup, OpenError, Readers, Tally},
     supervisor::{
@@ -56,15 +55,12 @@ const URGENT: usize = 16;
 /// How long answers in flight may take when the daemon stops.
 const HTTP_STOP: Duration = Duration::from_secs(2);
 
-/// How long the keeper may take to follow the last shim. It has nothing left to do.
-const KEEPER_LEAVES: Duration = Duration::from_secs(1);
+/// How long the keeper may take to follow the last shim. It has nothing left to do, so it is only a busy machine that
+/// makes it late.
+const KEEPER_LEAVES: Duration = Duration::from_secs(10);
 
-/// Descriptors of the daemon besides its jobs' and most clients': the store, its readers, the loops, the listeners,
-/// standard streams (about 27), logs of in-process jobs (8), and about as many as the first for clients.
-const DESCRIPTORS_KEPT: usize = 56;
-
-/// Descriptors that a running job takes: the socket to its shim, and at its start the shim's end of it.
-const DESCRIPTORS_OF_A_JOB: usize = 2;
+/// The same where something of a job may not die: whoever gave up on that waits no longer for the keeper.
+const KEEPER_IS_LEFT: Duration = Duration::from_secs(1);
 
 /// The daemon's exit codes, after `sysexits.h` where that has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,6 +196,7 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
     let started = (Timestamp::now(), Instant::now());
     process::reset_inherited_signals();
     let sockets = process::handed_over().map_err(system("the sockets of the service manager"))?;
+    let starting = WhileStarting::start().map_err(system("signals"))?;
     let mut settings = settings::load(&flags)?;
     let filter =
         telemetry::start(&settings.log_filter, settings.log_format).map_err(StartError::Telemetry)?;
@@ -208,7 +205,8 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
 
     // The keeper is a fork of this process as it is now: single-threaded, small, with nothing open that a job
     // could get hold of.
-    let children_lock = state.lock_children().map_err(system("children.lock"))?;
+    let children_lock = state.children_lock().map_err(system("children.lock"))?;
+    process::children_lock::take(&children_lock).map_err(system("children.lock"))?;
     let (tier, why) = containment::probe(instance(&state));
     let why = why.map(|why| why.to_string());
     if settings.require_cgroup && !matches!(tier, Tier::Cgroup { .. }) {
@@ -216,12 +214,12 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
     }
     let permits =
         Permits::of_this_process(process::hand_on(&tier)).map_err(system("what this process may do"))?;
-    let keeper = process::fork_keeper(KeeperSetup { children_lock, tier: tier.clone() })
+    let keeper = process::fork_keeper(KeeperSetup { children_lock: children_lock.into(), tier: tier.clone() })
         .map_err(|error| StartError::System { what: "the keeper", error: io::Error::other(error) })?;
 
     // Only now: the keeper, and so every job, keeps the limit that the daemon was started with.
-    take_descriptors().map_err(system("the limit of descriptors"))?;
-    fit_descriptors(&mut settings);
+    let budget = descriptors::take().map_err(system("the limit of descriptors"))?;
+    descriptors::fit(&mut settings);
     let boot_id = boot_id().map_err(system("the boot id"))?;
     let mut metrics = Metrics::default();
     let recovered = recover(&state, &settings, &tier, &boot_id, &metrics, flags.forget_secrets)?;
@@ -233,6 +231,7 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
     let (urgent_sender, urgent) = mpsc::channel(URGENT);
     let (reload, reloads) = mpsc::channel(reload::REQUESTS);
     let signals = SignalThread::start(urgent_sender.clone(), reload.clone(), keeper.pid()).map_err(system("signals"))?;
+    drop(starting);
     let readers = Readers::start(&state.database())
         .map_err(|error| StartError::Store { path: state.database(), error })?;
 
@@ -253,18 +252,19 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
         permits,
     };
     let (config, config_now) = watch::channel(Arc::new(config));
+    let client = Arc::new(HttpClient::new(rules_now, budget.requests));
     let background = Background {
         tally: recovered.tally.clone(),
         readers: readers.clone(),
         vault: Arc::clone(&vault),
-        client: Arc::new(HttpClient::new(rules_now.clone())),
+        client: Arc::clone(&client),
         logs: state.logs(),
         retention: retention_now,
         metrics: Arc::clone(&metrics),
         reloader: Reloader {
             flags,
             settings: settings.clone(),
-            fit: fit_descriptors,
+            fit: descriptors::fit,
             live: Live { http: config, retention, rules, quota, filter },
             metrics: Arc::clone(&metrics),
             notify: Box::new({
@@ -274,7 +274,7 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
         },
         reloads,
     };
-    let inside = Inside::new(jobs.handle().clone(), handlers, rules_now, state.logs(), quota_now.clone())
+    let inside = Inside::new(jobs.handle().clone(), handlers, client, state.logs(), quota_now.clone())
         .map_err(system("the writer of output"))?;
     let shared = kinds_shared(quota_now, &state, Arc::clone(&vault))
         .map_err(system("what an earlier daemon's jobs left"))?;
@@ -295,6 +295,7 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
         config: config_now,
         reload,
         metrics: Arc::clone(&metrics),
+        connections: budget.connections,
         info: info(&tier, why, &boot_id, started),
     };
     let code = runtime.block_on(run(core, &state, listeners, background, notifier, api));
@@ -475,12 +476,19 @@ fn supervise(parts: Supervised, ends: CoreEnds) -> io::Result<Code> {
         });
         let ended = actor.run().await;
         let code = tell(&ended);
+        let patience = match &ended {
+            Ended::Drained { forced: false } => KEEPER_LEAVES,
+            Ended::Drained { forced: true } | Ended::Abandoned(_) | Ended::Fatal(_) => KEEPER_IS_LEFT,
+        };
         drop(ends.ended.send(ended));
         drop(ends.stopped.await);
         // Closes the store, then the last lifeline: the keeper leaves.
         drop(actor);
-        if timeout(KEEPER_LEAVES, keeper_end.join_next()).await.is_err() {
-            tracing::warn!("the keeper still waits for something of a job that does not die");
+        if timeout(patience, keeper_end.join_next()).await.is_err() {
+            tracing::warn!(
+                "the keeper has not ended within {} seconds: it is left to end when nothing of a job lives any more",
+                patience.as_secs()
+            );
         }
         Ok(code)
     })
@@ -552,7 +560,7 @@ fn recover(
     let count = under_way.len();
     let logs = state.logs();
     let now = Now { wall: Timestamp::now(), mono: Duration::ZERO, jitter: supervisor::jitter() };
-    let batch = recovery::plan(under_way, |record| evidence(&logs, boot_id, record), last_seq + 1, now)
+    let batch = recovery::plan(under_way, |record| evidence(&logs, boot_id, record, &lookup), last_seq + 1, now)
         .map_err(|illegal| StartError::Recovery(illegal.to_string()))?;
     let last_seq = batch.events.last().map_or(last_seq, |event| event.seq);
     for event in &batch.events {
@@ -611,7 +619,7 @@ fn sweep(tier: &Tier, under_way: &[Record]) -> io::Result<()> {
     Ok(())
 }
 
-fn evidence(logs: &std::path::Path, boot_id: &str, record: &Record) -> Evidence {
+fn evidence(logs: &std::path::Path, boot_id: &str, record: &Record, lookup: &Lookup) -> Evidence {
     let Some((attempt, (run, number))) = record.attempt().zip(record.position()) else {
         return Evidence::Unknown;
     };
@@ -624,7 +632,12 @@ fn evidence(logs: &std::path::Path, boot_id: &str, record: &Record) -> Evidence 
         // After a power loss the directory's absence proves nothing: it was never synced.
         Ok(Found::NeverStarted) if attempt.boot_id == boot_id => Evidence::NotExecuted,
         Ok(Found::NeverStarted | Found::Unknown) => Evidence::Unknown,
-        Ok(Found::Ended(spooled)) => Evidence::Ended(kinds::end_of_spooled(&spooled, record.job())),
+        Ok(Found::Ended(spooled)) => {
+            let mut end = kinds::end_of_spooled(&spooled, record.job());
+            // The shim knew of it before the daemon recorded what came before it.
+            end.at = end.at.max(end.at.and(lookup.at(record.last_seq)));
+            Evidence::Ended(end)
+        }
         Err(error) => {
             tracing::warn!(runner = %record.id, %error, "what a shim left can't be read");
             Evidence::Unknown
@@ -655,28 +668,6 @@ fn take(sockets: Vec<HandedOver>) -> Result<Vec<http::Listener>, StartError> {
         http::Listener::from_socket(descriptor).map_err(|error| StartError::HandedOver { name, error })
     };
     sockets.into_iter().map(listener).collect()
-}
-
-/// Takes all descriptors that may be had.
-fn take_descriptors() -> io::Result<()> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    Ok(())
-}
-
-/// Runs no more jobs at once than there are descriptors for: a job that was accepted must not fail for want of one.
-fn fit_descriptors(settings: &mut Settings) {
-    let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
-    let left = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(DESCRIPTORS_KEPT);
-    let enough_for = u32::try_from(left / DESCRIPTORS_OF_A_JOB).unwrap_or(u32::MAX).max(1);
-    if settings.max_running > enough_for {
-        tracing::warn!(
-            limit,
-            max_running = enough_for,
-            "fewer jobs run at once than `jobs.max_running` says: raise the limit of descriptors (ulimit -n)"
-        );
-        settings.max_running = enough_for;
-    }
 }
 
 /// Tells this state directory's cgroups from another daemon's: FNV-1a of its path.

@@ -37,4 +37,4 @@ macro_rules! daemon {
     ($($name:ident)+) => { $(#[cfg(feature = "daemon")] pub mod $name;)+ };
 }
 
-daemon! { cli daemon http job json kinds metrics private_file process reload retention secrets settings signals state_dir store supervisor systemd telemetry text webhooks }
+daemon! { cli daemon descriptors http job json kinds metrics private_file process reload retention secrets settings signals state_dir store supervisor systemd telemetry text webhooks }

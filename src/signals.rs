@@ -1,10 +1,18 @@
 //! Signals to the daemon, read on a thread of their own: they are heard when every runtime worker is stuck.
 
-use std::{io, thread, time::Duration};
+use std::{
+    io,
+    sync::{Arc, atomic::AtomicBool},
+    thread,
+    time::Duration,
+};
 
 use signal_hook::{
+    SigId,
     consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2},
+    flag::register_conditional_shutdown,
     iterator::{Handle, Signals},
+    low_level::unregister,
 };
 use tokio::sync::mpsc;
 
@@ -18,6 +26,33 @@ use crate::{
 /// After a second signal the supervisor has this long to kill everything and to record it. It gives up by
 /// itself before that; this is for a supervisor that is stuck.
 const FORCED: Duration = Duration::from_millis(450);
+
+/// Ends the process on SIGINT and SIGTERM where it stands, until this is dropped: nothing runs yet that had to be
+/// stopped first, but what an earlier daemon left may take a while. A process that was started with these ignored, or
+/// as PID 1, would not hear them.
+#[derive(Debug)]
+pub struct WhileStarting([SigId; 2]);
+
+impl WhileStarting {
+    /// Starts listening. Makes no thread.
+    ///
+    /// # Errors
+    /// When the handlers can't be had.
+    pub fn start() -> io::Result<Self> {
+        let ends = |signal| {
+            register_conditional_shutdown(signal, i32::from(Code::Stopped as u8), Arc::new(AtomicBool::new(true)))
+        };
+        Ok(Self([ends(SIGINT)?, ends(SIGTERM)?]))
+    }
+}
+
+impl Drop for WhileStarting {
+    fn drop(&mut self) {
+        for id in self.0 {
+            unregister(id);
+        }
+    }
+}
 
 /// The signal thread. It ends when this is dropped.
 #[derive(Debug)]

@@ -3,10 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
-    os::{
-        fd::OwnedFd,
-        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
-    },
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -124,22 +121,12 @@ impl StateDir {
         Ok(latest)
     }
 
-    /// Waits until every process of an earlier daemon's jobs is dead and every spooled exit complete: its
-    /// keeper and shims hold this lock as long as they live.
+    /// The file that a daemon locks for its keeper and shims: see `process::children_lock`.
     ///
     /// # Errors
-    /// The file's or the lock's.
-    pub fn lock_children(&self) -> io::Result<OwnedFd> {
-        let file = open_private(&self.path.join("children.lock"))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                tracing::info!("waiting for the jobs of an earlier daemon to be dead");
-                file.lock()?;
-            }
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
-        Ok(file.into())
+    /// The file's.
+    pub fn children_lock(&self) -> io::Result<File> {
+        open_private(&self.path.join("children.lock"))
     }
 
     /// Tells clients of this daemon.

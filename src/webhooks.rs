@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     http,
     job::{Record, RunnerId, Webhook},
-    kinds::HttpClient,
+    kinds::{HttpClient, HttpPlace},
     metrics::Metrics,
     secrets::Vault,
     store::{Message, Readers, Tally},
@@ -123,7 +123,10 @@ impl Webhooks {
         let mut taken = false;
         let delivery = match &record.spec.on_close {
             Some(hook) => {
-                let told = timeout(TRY, self.send(hook, &record)).await;
+                // Before its time runs: that others have taken all the places is not the receiver's fault.
+                let place = self.client.place().await;
+                let told = timeout(TRY, self.send(&place, hook, &record)).await;
+                drop(place);
                 let told = told.unwrap_or_else(|_| Err(format!("no answer within {} seconds", TRY.as_secs())));
                 taken = told.as_ref().is_ok_and(|status| status.is_success());
                 verdict(&record, &hook.url, attempts + 1, told, Timestamp::now())
@@ -159,7 +162,7 @@ impl Webhooks {
         }
     }
 
-    async fn send(&self, hook: &Webhook, record: &Record) -> Result<StatusCode, String> {
+    async fn send(&self, place: &HttpPlace<'_>, hook: &Webhook, record: &Record) -> Result<StatusCode, String> {
         let body = http::runner_json(record);
         let mut headers = HeaderMap::new();
         headers.insert(EVENT, HeaderValue::from_static("closed"));
@@ -172,7 +175,7 @@ impl Webhooks {
             signature.set_sensitive(true);
             headers.insert(SIGNATURE, signature);
         }
-        self.client.post(&hook.url, headers, body.into()).await.map_err(|failure| failure.message)
+        self.client.post(place, &hook.url, headers, body.into()).await.map_err(|failure| failure.message)
     }
 
     /// The key to sign with, as it is now: a key that was changed is used at once.

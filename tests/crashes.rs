@@ -148,6 +148,127 @@ fn when_everything_was_killed_at_once_the_next_start_sweeps() {
 }
 
 #[test]
+fn a_stopped_shim_does_not_keep_the_next_start_waiting() {
+    let mut daemon = Setup::new().start();
+    let runner = daemon.submit(json!({"job": {"script": TREE}}));
+    daemon.output_with(&runner, "ready");
+    let (keeper, shim) = (daemon.keeper(), shim_of(&daemon.running(&runner)));
+    for pid in [daemon.pid(), keeper, shim] {
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("it is there");
+    }
+    kill_9(keeper);
+    daemon.crash_alone();
+    until("the keeper is gone", || !alive(keeper));
+    assert!(alive(shim), "it stands still");
+    let daemon = daemon.restart();
+    assert_eq!(processes_of(&runner), [] as [i32; 0], "ready means swept");
+    assert_eq!(daemon.runner(&runner)["outcome"], "lost");
+}
+
+/// What holds the lock of an earlier daemon's jobs, and knows nothing of them.
+struct Holder(std::process::Child);
+
+impl Holder {
+    fn of(daemon: &common::Daemon) -> Self {
+        let lock = daemon.state_dir().join("children.lock");
+        let child =
+            std::process::Command::new("flock").arg(&lock).args(["sleep", "600"]).spawn().expect("flock");
+        until("it holds the lock", || !common::children(child.id() as i32).is_empty());
+        Self(child)
+    }
+
+    fn sleeper(&self) -> i32 {
+        common::children(self.0.id() as i32)[0]
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        for child in common::children(self.0.id() as i32) {
+            kill_9(child);
+        }
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn what_holds_an_earlier_daemons_jobs_and_does_not_end_is_killed() {
+    let mut daemon = Setup::new().start();
+    let keeper = daemon.keeper();
+    daemon.crash();
+    until("the keeper is gone", || !alive(keeper));
+    let mut holder = Holder::of(&daemon);
+    let sleeper = holder.sleeper();
+    // Who only reads the file is nobody's keeper.
+    let lock = fs::File::open(daemon.state_dir().join("children.lock")).expect("it is there");
+    let reader = std::process::Command::new("sleep").arg("600").stdin(lock).spawn().expect("sleep");
+    let daemon = daemon.restart();
+    assert!(!alive(sleeper));
+    use std::os::unix::process::ExitStatusExt;
+    assert_eq!(holder.0.wait().expect("it has ended").signal(), Some(9));
+    let line = daemon.logged("does not end: it is killed");
+    assert!(line.contains(&sleeper.to_string()), "{line}");
+    let mut reader = reader;
+    assert_eq!(reader.try_wait().expect("a child"), None, "it was left alone");
+    reader.kill().expect("it is there");
+    reader.wait().expect("it ends");
+    assert_eq!(daemon.run(json!({"job": {"command": ["true"]}}))["outcome"], "succeeded");
+}
+
+#[test]
+fn a_start_that_waits_for_earlier_jobs_can_be_stopped() {
+    use std::io::BufRead;
+    // As a shell starts what it puts into the background, and as PID 1 is.
+    let setup = Setup::through("sh", &["-c", "trap '' INT TERM; exec \"$@\"", "sh"]);
+    let mut daemon = setup.start();
+    let keeper = daemon.keeper();
+    daemon.crash();
+    until("the keeper is gone", || !alive(keeper));
+    let _holder = Holder::of(&daemon);
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut next = daemon.setup().command().spawn().expect("it starts");
+        let lines = std::io::BufReader::new(next.stderr.take().expect("piped")).lines();
+        let mut log = Vec::new();
+        for line in lines.map(|line| line.expect("text")) {
+            if line.contains("waiting for the jobs") {
+                kill(Pid::from_raw(next.id() as i32), signal).expect("it is there");
+            }
+            log.push(line);
+            if log.iter().any(|line| line.contains("\"ready on ")) {
+                next.kill().expect("it is there");
+            }
+        }
+        assert_eq!(next.wait().expect("it ends").code(), Some(0), "{signal}: {log:?}");
+    }
+}
+
+#[test]
+fn an_adopted_exit_has_its_own_time_and_not_that_of_the_next_start() {
+    let mut daemon = Setup::new().start();
+    let go = daemon.state_dir().join("go");
+    let script = format!("mkfifo {0}; echo ready; read line < {0}", go.display());
+    let runner = daemon.submit(json!({"job": {"script": script}}));
+    daemon.output_with(&runner, "ready");
+    daemon.running(&runner);
+    kill(Pid::from_raw(daemon.pid()), Signal::SIGSTOP).expect("it is there");
+    fs::write(&go, "go\n").expect("it reads");
+    until("the job has ended", || processes_of(&runner).is_empty());
+    daemon.crash();
+    let spooled = daemon.state_dir().join("logs").join(&runner).join("1-1/exit");
+    until("its exit is left", || spooled.exists());
+    let then = jiff::Timestamp::now();
+    let daemon = daemon.restart();
+    let record = daemon.closed(&runner);
+    assert_eq!(record["outcome"], "succeeded", "{record}");
+    let at = |value: &Value| value.as_str().expect("a time").parse::<jiff::Timestamp>().expect("a time");
+    let attempt = &record["runs"][0]["attempts"][0];
+    assert!(at(&attempt["ended_at"]) <= then, "{record}");
+    assert!(at(&attempt["ended_at"]) >= at(&attempt["started_at"]), "{record}");
+    assert!(at(&record["closed_at"]) >= then, "{record}");
+}
+
+#[test]
 fn a_job_that_stops_its_shim_is_stopped_all_the_same() {
     let daemon = Setup::new().start();
     let script = "setsid sleep 600 & echo ready; kill -STOP $PPID; sleep 600";

@@ -249,6 +249,76 @@ fn case_20_with_few_descriptors_fewer_jobs_run_at_once_and_none_fails() {
 }
 
 #[test]
+fn case_20_with_few_descriptors_http_jobs_wait_for_their_turn_and_none_fails() {
+    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let url = format!("http://{}/", server.local_addr().expect("an address"));
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    // Accepts everything, and answers nothing before the gate is open.
+    let server = std::thread::spawn(move || {
+        server.set_nonblocking(true).expect("set");
+        let mut held = Vec::new();
+        while gate.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+            match server.accept() {
+                Ok((stream, _)) => held.push(stream),
+                Err(_) => std::thread::park_timeout(std::time::Duration::from_millis(3)),
+            }
+        }
+        server.set_nonblocking(false).expect("set");
+        let answer = |stream: std::net::TcpStream| {
+            use std::io::{Read, Write};
+            stream.set_nonblocking(false).expect("set");
+            let (mut stream, mut request) = (stream, [0; 4096]);
+            // One that was cancelled is gone.
+            if stream.read(&mut request).is_ok_and(|read| read > 0) {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").ok();
+                return request.starts_with(b"GET /last ");
+            }
+            false
+        };
+        for stream in held {
+            answer(stream);
+        }
+        while !answer(server.accept().expect("a connection").0) {}
+    });
+    let daemon = Setup::through("prlimit", &["--nofile=64"]).start();
+    let runners: Vec<String> =
+        (0..100).map(|_| daemon.submit(json!({"job": {"http": {"url": url}}}))).collect();
+    let late = daemon.submit(json!({"job": {"http": {"url": url}}, "timeout": "10ms"}));
+    assert_eq!(daemon.closed(&late)["outcome"], "timed_out", "its time runs while it waits");
+    let cancelled = daemon.submit(json!({"job": {"http": {"url": url}}}));
+    daemon.running(&cancelled);
+    daemon.cancel(&cancelled);
+    assert_eq!(daemon.closed(&cancelled)["outcome"], "cancelled");
+    assert_eq!(
+        daemon.run(json!({"job": {"command": ["true"]}}))["outcome"],
+        "succeeded",
+        "others keep their share"
+    );
+    open.send(()).expect("the server waits");
+    for runner in runners {
+        let closed = daemon.closed(&runner);
+        assert_eq!(closed["outcome"], "succeeded", "{closed}");
+    }
+    daemon.run(json!({"job": {"http": {"url": format!("{url}last")}}}));
+    server.join().expect("no panic");
+}
+
+#[test]
+fn case_20_idle_connections_take_descriptors_neither_from_jobs_nor_from_the_unix_socket() {
+    let daemon = Setup::through("prlimit", &["--nofile=64"]).start();
+    let address = daemon.address();
+    let _idle: Vec<_> =
+        (0..300).map(|_| std::net::TcpStream::connect(&address).expect("the system takes it")).collect();
+    for _ in 0..10 {
+        assert_eq!(daemon.status("/livez"), 200);
+        let closed = daemon.run(json!({"job": {"command": ["true"]}}));
+        assert_eq!(closed["outcome"], "succeeded", "{closed}");
+    }
+    let limits = &daemon.get("/v1/info")["limits"];
+    assert!(limits["max_connections"].as_u64() < Some(64), "{limits}");
+}
+
+#[test]
 fn logs_tidied_away_under_the_daemon_do_not_fail_jobs() {
     let daemon = Setup::new().start();
     std::fs::remove_dir_all(daemon.state_dir().join("logs")).expect("removed");

@@ -14,6 +14,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("settings", &["job", "text"]),
     ("telemetry", &["settings"]),
     ("state_dir", &[]),
+    ("descriptors", &["settings"]),
     ("secrets", &["job", "private_file"]),
     ("supervisor", &["job", "metrics"]),
     ("kinds", &["job", "json", "process", "runner", "secrets", "supervisor"]),
@@ -27,6 +28,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
+            "descriptors",
             "http",
             "job",
             "kinds",

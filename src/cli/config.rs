@@ -42,7 +42,7 @@ impl Config {
     pub(super) fn run(&self, screen: &Screen) -> Result<u8, Error> {
         let (Self::Check(asked) | Self::Print(asked)) = self;
         let flags =
-            Flags { config: asked.config.clone(), state_dir: asked.state_dir.clone(), listen: asked.listen.clone() };
+            Flags { config: asked.config.clone(), state_dir: asked.state_dir.clone(), listen: asked.listen.clone(), ..Flags::default() };
         let wrong = |error: settings::SettingsError| Error::new(Code::Settings, error.to_string());
         settings::load(&flags).map_err(wrong)?;
         let values = settings::origins(&flags).map_err(wrong)?;

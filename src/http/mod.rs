@@ -51,6 +51,8 @@ pub struct Api {
     pub reload: Reload,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// How many connections there may be at once.
+    pub connections: usize,
     /// What the daemon tells of itself.
     pub info: Info,
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use jiff::Timestamp;
 use nix::errno::Errno;
 
 use super::{
@@ -23,8 +24,8 @@ pub fn end_of_spooled(spooled: &Spooled, job: &Job) -> End {
         Spooled::Exited { report, lifeline: true } => {
             let failure = Failure::new("daemon_lost", "the daemon died under it; its processes were killed");
             // What it has left may be half of it.
-            let End { exit, output, swept, .. } = end_of(report);
-            End { exit, output, swept, error: Some(failure), lost: true, ..End::default() }
+            let End { exit, output, swept, at, .. } = end_of(report);
+            End { exit, output, swept, at, error: Some(failure), lost: true, ..End::default() }
         }
         Spooled::StartFailed(failure) => not_started(failure, job),
     }
@@ -48,7 +49,8 @@ pub(super) fn end_of(report: &ExitReport) -> End {
     // Who was killed may have been in the middle of writing.
     let error = error.filter(|_| matches!(exit, Exit::Code(_))).or_else(|| violence(report));
     let swept = report.killed_processes;
-    End { exit: Some(exit), output: Some(output), swept, result, context, error, ..End::default() }
+    let at = i64::try_from(report.at).ok().and_then(|micros| Timestamp::from_microsecond(micros).ok());
+    End { exit: Some(exit), output: Some(output), swept, result, context, error, at, ..End::default() }
 }
 
 /// What the exit does not tell: who killed it.

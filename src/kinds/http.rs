@@ -15,7 +15,7 @@ use hyper::{
     body::Incoming,
     header::{self, HeaderName, HeaderValue},
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use url::{Position, Url};
 
 pub use guard::HttpRules;
@@ -37,12 +37,18 @@ const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("runward/", env
 const OF_THE_ORIGIN: [HeaderName; 4] =
     [header::AUTHORIZATION, header::COOKIE, header::PROXY_AUTHORIZATION, header::HOST];
 
-/// What all `http` jobs share. No connections: each job makes its own.
+/// What all `http` jobs and webhooks share. No connections: each makes its own.
 #[derive(Debug)]
 pub struct Client {
     rules: watch::Receiver<HttpRules>,
     tls: Tls,
+    /// For how many at once there are descriptors.
+    places: Semaphore,
 }
+
+/// The right to have a connection, until it is dropped. `None` only for want of a semaphore, and that is never closed.
+#[derive(Debug)]
+pub struct Place<'a>(#[expect(dead_code, reason = "it is there to be dropped")] Option<SemaphorePermit<'a>>);
 
 /// A request, complete.
 struct Sending {
@@ -55,9 +61,14 @@ struct Sending {
 }
 
 impl Client {
-    /// A client that keeps to these rules, as they are at each request.
-    pub fn new(rules: watch::Receiver<HttpRules>) -> Self {
-        Self { rules, tls: Tls::new() }
+    /// A client that keeps to these rules, as they are at each request, and has so many connections at once.
+    pub fn new(rules: watch::Receiver<HttpRules>, connections: usize) -> Self {
+        Self { rules, tls: Tls::new(), places: Semaphore::new(connections.min(Semaphore::MAX_PERMITS)) }
+    }
+
+    /// Waits for its turn to have a connection: first come, first served.
+    pub async fn place(&self) -> Place<'_> {
+        Place(self.places.acquire().await.ok())
     }
 
     /// Makes the request. Dropping it closes its connection.
@@ -74,6 +85,8 @@ impl Client {
         output: &Output,
     ) -> Result<End, Failure> {
         let mut sending = Sending::new(job, context)?;
+        // One after the other for all redirects.
+        let _place = self.place().await;
         let mut redirects = 0;
         loop {
             let (mut line, answer) = self.send(&sending).await?;

@@ -8,7 +8,7 @@ use std::{io, path::PathBuf, sync::Arc};
 use tokio::{runtime::Handle, sync::watch};
 use tracing::{Instrument, Span};
 
-use super::{Call, Context, Done, Handlers, HttpRules, Link, LogQuota, Main, Reporter, Stopped, handler, http, output::{Output, Outputs}};
+use super::{Call, Context, Done, Handlers, Link, LogQuota, Main, Reporter, Stopped, handler, http, output::{Output, Outputs}};
 use crate::{
     job::{Failure, Job, Record},
     runner::{AsyncRunner, Scope},
@@ -21,7 +21,7 @@ pub struct Inside {
     pub(super) runtime: Handle,
     pub(super) outputs: Arc<Outputs>,
     handlers: Handlers,
-    http: http::Client,
+    http: Arc<http::Client>,
 }
 
 impl Inside {
@@ -32,12 +32,12 @@ impl Inside {
     pub fn new(
         runtime: Handle,
         handlers: Handlers,
-        rules: watch::Receiver<HttpRules>,
+        http: Arc<http::Client>,
         log_root: PathBuf,
         quota: watch::Receiver<LogQuota>,
     ) -> io::Result<Self> {
         let outputs = Outputs::start(log_root, quota)?;
-        Ok(Self { runtime, outputs, handlers, http: http::Client::new(rules) })
+        Ok(Self { runtime, outputs, handlers, http })
     }
 }
 

@@ -41,7 +41,7 @@ use tracing::Instrument;
 pub use ending::end_of_spooled;
 pub use environment::Environment;
 pub use handler::{Call, HandlerError, HandlerResult, Handlers};
-pub use http::{Client as HttpClient, HttpRules};
+pub use http::{Client as HttpClient, HttpRules, Place as HttpPlace};
 pub use inside::Inside;
 pub use output::Outputs;
 use output::Output;

@@ -16,6 +16,7 @@
 //! holds its log segments and its spool file.
 
 mod cgroup;
+pub mod children_lock;
 pub mod containment;
 mod files;
 mod controllers;

@@ -192,6 +192,15 @@ impl Lookup {
         self.replayed(&[State::Idle])
     }
 
+    /// When an event happened; `None` where there is none in this place, or it can't be read.
+    pub fn at(&self, seq: u64) -> Option<Timestamp> {
+        self.0
+            .query_row("SELECT at FROM events WHERE seq = ?1", [seq], |row| time_from_row(row, 0))
+            .inspect_err(|error| tracing::debug!(%error, seq, "the time of an event can't be read"))
+            .ok()
+            .flatten()
+    }
+
     /// How many messages are still to be sent.
     ///
     /// # Errors

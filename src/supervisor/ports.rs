@@ -249,6 +249,8 @@ pub struct End {
     pub context: BTreeMap<String, Option<String>>,
     /// Whether it is not known how it ended.
     pub lost: bool,
+    /// When its main process ended, where that was told: recovery hears of it much later.
+    pub at: Option<Timestamp>,
     /// Where closing took no time, and no other attempt or run can follow: the close report, so that one commit
     /// tells all.
     pub closed: Option<Drain>,
@@ -257,7 +259,7 @@ pub struct End {
 impl End {
     /// What is recorded of it.
     pub fn into_event(self, outcome: Outcome) -> EventKind {
-        let Self { exit, error, output, swept, result, context, lost: _, closed: _ } = self;
+        let Self { exit, error, output, swept, result, context, lost: _, at: _, closed: _ } = self;
         EventKind::AttemptEnded { outcome, exit, error, output, swept, result, context }
     }
 }

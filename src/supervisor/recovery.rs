@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::{
     core::{Next, Now, final_outcome, ended, requeued, what_follows},
     ports::{Batch, End},
@@ -37,25 +39,36 @@ pub fn plan(
 ) -> Result<Batch, Illegal> {
     let mut batch = Batch::default();
     for mut record in unfinished {
-        let mut happened = |record: &mut Record, kind| {
-            let event = Event { seq: next_seq, runner: record.id, at: now.wall, kind };
+        let mut happened = |record: &mut Record, kind, at| {
+            let event = Event { seq: next_seq, runner: record.id, at, kind };
             next_seq += 1;
             job::apply(record, &event)?;
             batch.events.push(event);
             Ok(())
         };
         let evidence = look(&record);
+        let at = ended_at(&record, &evidence, now);
         if let Some(ended) = end(&record, evidence) {
-            happened(&mut record, ended)?;
+            happened(&mut record, ended, at)?;
         }
         if record.state != State::Queued {
             for kind in fate(&record, now) {
-                happened(&mut record, kind)?;
+                happened(&mut record, kind, now.wall)?;
             }
         }
         batch.records.push(Arc::new(record));
     }
     Ok(batch)
+}
+
+/// When the attempt under way was over: as its shim tells, but not before the start that is on record, nor after now.
+fn ended_at(record: &Record, evidence: &Evidence, now: Now) -> Timestamp {
+    let told = match evidence {
+        Evidence::Ended(end) => end.at,
+        Evidence::NotExecuted | Evidence::Unknown => None,
+    };
+    let began = record.attempt().map(|attempt| attempt.started_at);
+    told.map_or(now.wall, |told| told.max(began.unwrap_or(told)).min(now.wall))
 }
 
 /// What became of the attempt under way; `None` where it had ended.
@@ -96,8 +109,6 @@ fn fate(record: &Record, now: Now) -> Vec<EventKind> {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
     use crate::job::{OnLost, Outcome, AttemptKey, CancelReason, Command, Exit, Job, Requester, RunnerId, Spec};
 
@@ -161,6 +172,20 @@ mod tests {
         // The start was executed though its record says no more than that it was about to be.
         let after = recover(record(OnLost::Requeue, vec![]), exited(3));
         assert_eq!(after.outcome, Some(Outcome::Failed));
+    }
+
+    #[test]
+    fn an_adopted_exit_has_the_time_at_which_it_was() {
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let now = Now { wall: at(100), ..NOW };
+        for (told, recorded) in [(Some(40), 40), (None, 100), (Some(-5), 0), (Some(200), 100)] {
+            let end = End { exit: Some(Exit::Code(0)), at: told.map(at), ..End::default() };
+            let evidence = Evidence::Ended(end);
+            let batch = plan(vec![record(OnLost::Fail, vec![running()])], |_| evidence.clone(), 100, now).expect("legal");
+            let times: Vec<_> = batch.events.iter().map(|event| event.at).collect();
+            assert_eq!(times, [at(recorded), at(100), at(100)], "{told:?}: ended, draining, closed");
+            assert_eq!(batch.records[0].attempt().and_then(|attempt| attempt.ended_at), Some(at(recorded)));
+        }
     }
 
     #[test]

@@ -192,6 +192,12 @@ impl Daemon {
         assert_eq!(self.wait().signal(), Some(9));
     }
 
+    /// The same where a process that holds its log open is left, which the next one finds.
+    pub fn crash_alone(&mut self) {
+        drop(self.reader.take());
+        self.crash();
+    }
+
     /// The first line of its log that holds this text.
     pub fn logged(&self, text: &str) -> String {
         self.log

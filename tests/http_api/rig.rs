@@ -194,6 +194,7 @@ impl Rig {
             config: watch::channel(Arc::new(config)).1,
             reload: reloads_nothing(),
             metrics: Arc::default(),
+            connections: 512,
             info: info(),
         };
         let (stop, mut stopping) = watch::channel(false);

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::{json, no_parameters};
 use crate::{
-    http::{Shared, access, dto, duration, openapi, problem::Problem, serve, timing},
+    http::{Shared, access, dto, duration, openapi, problem::Problem, timing},
     supervisor::Stage,
 };
 
@@ -183,7 +183,7 @@ pub(super) async fn info(State(shared): State<Shared>, uri: Uri) -> Result<Respo
             drain_timeout: duration::format(config.drain_timeout),
             shutdown: duration::format(config.limits.shutdown),
             max_body: config.max_body,
-            max_connections: serve::MAX_CONNECTIONS,
+            max_connections: shared.api.connections,
             max_headers: access::MAX_HEADERS,
             max_wait: duration::format(timing::MAX_WAIT),
         },

@@ -44,10 +44,6 @@ const HYPER_MAX_HEADERS: usize = 2 * MAX_HEADERS;
 /// What is buffered of one connection, and with it the size of all headers.
 const BUFFER: usize = 64 << 10;
 
-/// Connections at once; half for TCP and half for the unix socket, so that neither can crowd the other out. With 512
-/// there is room left below the usual limit of 1024 descriptors.
-pub(super) const MAX_CONNECTIONS: usize = 512;
-
 /// Serves the control plane until `shutdown`, then lets answers in flight finish, for a second at most.
 /// Dropping the future ends everything at once.
 pub async fn serve(listeners: Vec<Listener>, api: Api, shutdown: impl Future<Output = ()>) {
@@ -57,9 +53,10 @@ pub async fn serve(listeners: Vec<Listener>, api: Api, shutdown: impl Future<Out
         .inspect_err(|error| tracing::warn!(%error, "no inotify instance: output can't be followed"))
         .ok();
     let metrics = Arc::clone(&api.metrics);
+    let half = api.connections / 2;
     let parts = Parts { api, watcher, queue_changes: Mutex::default(), closing: closing.clone(), requests: Requests::default() };
     let router = routes::router(Shared(Arc::new(parts)));
-    let (tcp, unix) = (Slots::new(MAX_CONNECTIONS / 2), Slots::new(MAX_CONNECTIONS / 2));
+    let (tcp, unix) = (Slots::new(half), Slots::new(half));
     let accepting = listeners.into_iter().filter_map(|listener| {
         let slots = match listener {
             Listener::Tcp { .. } => &tcp,
@@ -116,6 +113,12 @@ async fn accept(
                 slots.evict_oldest();
                 time::sleep(timing::ACCEPT_PAUSE).await;
             }
+        }
+        // More than have a place: one that was given up has its descriptor until it has ended, which is at once.
+        while connections.len() > slots.limit()
+            && let Some(ended) = connections.join_next().await
+        {
+            report(ended);
         }
     }
     let finish = async {

@@ -67,6 +67,11 @@ impl Slots {
         Arc::new(Self { limit, taken: Mutex::default(), held: Arc::new(Semaphore::new((limit / 2).max(1))) })
     }
 
+    /// How many places there are.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// A place for a new connection, if need be that of the connection that has kept us waiting longest; `None` if
     /// all are being served.
     pub(super) fn enter(self: &Arc<Self>, peer: Peer) -> Option<Slot> {

@@ -40,6 +40,7 @@ pub type Token = (RunnerId, u64);
 
 /// What the core is told.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "taken one at a time, and none is kept")]
 pub enum Input {
     /// Somebody submits a job.
     Submit {
