@@ -54,7 +54,10 @@ fn shell(daemon: &Daemon, script: &str) -> Output {
         .env("PATH", format!("{program}:{}", std::env::var("PATH").unwrap_or_default()))
         .env("RUNWARD_STATE_DIR", daemon.state_dir())
         .env_remove("COLUMNS")
-        .args(["-c", &format!("shopt -s expand_aliases\ntrap 'echo \"failed: $BASH_COMMAND\" >&2' ERR\n{script}")])
+        .args([
+            "-c",
+            &format!("shopt -s expand_aliases\ntrap 'echo \"failed: $BASH_COMMAND\" >&2' ERR\n{script}"),
+        ])
         .output()
         .expect("bash runs; if it is missing: apt-get install bash curl")
 }
@@ -83,7 +86,8 @@ fn answers_what_is_shown(daemon: &Daemon, text: &str, least: usize) {
 
 /// The part of a document under this title.
 fn section<'a>(document: &'a str, title: &str) -> &'a str {
-    let section = document.split(&format!("\n## {title}\n")).nth(1).and_then(|rest| rest.split("\n## ").next());
+    let section =
+        document.split(&format!("\n## {title}\n")).nth(1).and_then(|rest| rest.split("\n## ").next());
     section.unwrap_or_else(|| panic!("the document has no section {title:?}"))
 }
 
@@ -120,7 +124,15 @@ fn ten_minutes_go_as_they_are_told() {
 
 #[test]
 fn operating_answers_what_is_shown() {
-    answers_what_is_shown(&Setup::new().start(), OPERATING, 5);
+    let mut daemon = Setup::new().start();
+    let submitted = shell(
+        &daemon,
+        "runward submit --name gone -- sleep 1000; runward submit --name dump --on-lost hold -- sleep 1000
+         until [ $(runward ps --state running --ids | wc -l) = 2 ]; do sleep 0.1; done",
+    );
+    assert!(submitted.stderr.is_empty(), "{}", String::from_utf8_lossy(&submitted.stderr));
+    daemon.crash();
+    answers_what_is_shown(&daemon.restart(), OPERATING, 5);
 }
 
 /// Each command of the tables' last column is run in their order, and each option is one of `submit`.
@@ -135,7 +147,8 @@ fn whoever_comes_from_elsewhere_is_told_commands_that_work() {
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(told.is_empty(), "{told}after:\n{}", String::from_utf8_lossy(&output.stdout));
 
-    let help = Command::new(env!("CARGO_BIN_EXE_runward")).args(["submit", "--help"]).output().expect("it runs");
+    let help =
+        Command::new(env!("CARGO_BIN_EXE_runward")).args(["submit", "--help"]).output().expect("it runs");
     let help = String::from_utf8_lossy(&help.stdout).into_owned();
     for option in spans().filter(|span| span.starts_with('-')).filter_map(|span| span.split(' ').next()) {
         assert!(help.contains(&format!("{option} <")) || help.contains(&format!("{option}\n")), "{option}");
