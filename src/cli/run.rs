@@ -4,8 +4,12 @@ use std::{cell::Cell, ops::ControlFlow, pin::pin, rc::Rc, time::Duration};
 
 use hyper::{Method, header::HeaderName};
 use serde_json::{Value, json};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::{Handle, Signals},
+};
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
     time::{MissedTickBehavior, interval_at},
 };
 
@@ -48,26 +52,47 @@ pub struct Run {
     common: Common,
 }
 
-/// SIGINT and SIGTERM, which mean the same.
+/// Signals that may wait to be attended to: more than anybody sends before the command ends.
+const WAITING: usize = 16;
+
+/// SIGINT and SIGTERM, which mean the same. Heard on a thread of their own: tokio's would keep descriptors in every
+/// process that makes a runtime, and the Runner library promises none.
 pub(super) struct Interrupts {
-    int: Signal,
-    term: Signal,
+    heard: mpsc::Receiver<Interrupt>,
+    handle: Handle,
 }
 
 impl Interrupts {
     pub(super) fn new() -> Result<Self, Error> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| Error::new(Code::Internal, format!("signals can't be received: {error}")))
+        let deaf = |error| Error::new(Code::Internal, format!("signals can't be received: {error}"));
+        let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(deaf)?;
+        let (sender, heard) = mpsc::channel(WAITING);
+        let handle = signals.handle();
+        let listen = move || {
+            for signal in signals.forever() {
+                let interrupt = if signal == SIGINT { Interrupt::Typed } else { Interrupt::Sent };
+                if sender.blocking_send(interrupt).is_err() {
+                    break;
+                }
+            }
         };
-        Ok(Self { int: listen(SignalKind::interrupt())?, term: listen(SignalKind::terminate())? })
+        std::thread::Builder::new().name("runward-signals".into()).spawn(listen).map_err(deaf)?;
+        Ok(Self { heard, handle })
     }
 
-    /// The next one, whichever it is.
+    /// The next one, whichever it is. Cancel-safe.
     pub(super) async fn next(&mut self) -> Interrupt {
-        tokio::select! {
-            _ = self.int.recv() => Interrupt::Typed,
-            _ = self.term.recv() => Interrupt::Sent,
+        match self.heard.recv().await {
+            Some(interrupt) => interrupt,
+            // Its thread lives as long as this does.
+            None => std::future::pending().await,
         }
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        self.handle.close();
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ChildStdin, ChildStdout, Command, ExitCode, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, atomic::AtomicBool};
 
 use libtest_mimic::{Arguments, Trial};
 use nix::sys::signal::{Signal, kill};
@@ -28,6 +28,11 @@ pub(crate) fn main(trials: Vec<Trial>, scenario: impl Fn(&str)) -> ExitCode {
         scenario(&arguments.next().expect("the name of a scenario"));
         return ExitCode::SUCCESS;
     }
+    // Whoever starts the tests may ignore it, as shells do for what is in the background, and children would inherit
+    // that. What is caught is theirs again as it is by default.
+    let always = Arc::new(AtomicBool::new(true));
+    signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGINT, 130, always)
+        .expect("it can be caught");
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
