@@ -285,7 +285,8 @@ impl Receipt {
         self.reason == CancelReason::Shutdown
     }
 
-    fn was_forced_by_request(&self) -> bool {
+    /// Whether somebody asked for force, not only a grace that ran out.
+    pub fn was_forced_by_request(&self) -> bool {
         self.steps.iter().any(|step| step.action == Action::ForceRequested)
     }
 }

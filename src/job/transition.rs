@@ -153,7 +153,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
                 }
                 Some(receipt) => {
                     // Reasons only escalate.
-                    allow(*reason > receipt.escalated_to || (*force && !receipt.forced))?;
+                    allow(*reason > receipt.escalated_to || (*force && !receipt.was_forced_by_request()))?;
                     receipt.escalated_to = receipt.escalated_to.max(*reason);
                     receipt.forced |= *force;
                     receipt.steps.push(step);

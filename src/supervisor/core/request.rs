@@ -47,9 +47,7 @@ impl Turn<'_> {
 
     pub(super) fn cancel_waiting(&mut self, id: RunnerId, by: Requester, reason: CancelReason, outcome: Outcome) {
         self.append(id, EventKind::CancelRequested { by, reason, force: false });
-        let has_runner = self.waiting_record(id).is_some_and(|record| record.attempt().is_some());
-        // Once all is finished its Runner goes with the daemon.
-        if has_runner && self.core.phase != Phase::Finished {
+        if self.waiting_record(id).is_some_and(|record| record.attempt().is_some()) {
             self.wind_up(id, outcome);
         } else {
             self.append(id, EventKind::Closed(CloseFacts { outcome, drain: None }));
@@ -67,7 +65,9 @@ impl Turn<'_> {
                 Answer::Accepted
             }
             (_, Some(receipt)) => {
-                let forces = escalate && !receipt.forced;
+                // One that is killed since its time was up would be tried again, unless somebody asked too.
+                let retried = receipt.reason == CancelReason::Timeout && !receipt.was_forced_by_request();
+                let forces = escalate && (!receipt.forced || retried);
                 // A shutdown would let it run again; nobody who cancels a job means that.
                 let answer = match receipt.reason {
                     CancelReason::Shutdown => self.close_for_good(id, by.clone()),

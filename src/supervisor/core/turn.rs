@@ -157,7 +157,10 @@ impl Turn<'_> {
     /// Nothing of it is to be run any more: its Runner closes.
     pub(super) fn wind_up(&mut self, id: RunnerId, outcome: Outcome) {
         self.append(id, EventKind::Draining { outcome: Some(outcome) });
-        if let Some(active) = self.core.active.get(&id) {
+        if self.core.phase == Phase::Finished {
+            // Its Runner goes with the daemon.
+            self.append(id, EventKind::Closed(CloseFacts { outcome, drain: None }));
+        } else if let Some(active) = self.core.active.get(&id) {
             self.out.now.push(Effect::Close(id, active.key));
         }
     }
