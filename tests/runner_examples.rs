@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{Arc, atomic::AtomicBool};
 
 use nix::sys::signal::Signal::{self, SIGINT, SIGTERM};
 use nix::sys::signal::kill;
@@ -86,6 +87,9 @@ impl Graceful {
     /// Until the task tree shows a second client: then the first one has begun. A task that is
     /// cancelled before it begins says nothing, as in asyncio.
     fn with_a_client() -> Self {
+        // Whoever starts the tests may ignore it, and the example would inherit that; what is caught it does not.
+        let always = Arc::new(AtomicBool::new(true));
+        signal_hook::flag::register_conditional_shutdown(SIGINT as i32, 130, always).unwrap();
         let mut process = example("graceful").stdout(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(process.stdout.take().unwrap());
         let mut this = Graceful { process, stdout };
