@@ -99,8 +99,15 @@ pub struct Fleet {
     parked: HashMap<RunnerId, Parked>,
     /// Parked ones that are being closed.
     closing: HashMap<AttemptKey, RunnerHandle>,
-    /// Each gives its attempt when nobody needs that any more.
-    drivers: JoinSet<AttemptKey>,
+    drivers: JoinSet<Driven>,
+}
+
+/// What a driver was there for, and nobody needs any more.
+#[derive(Debug)]
+enum Driven {
+    Attempt(AttemptKey),
+    /// The close of a parked Runner. Its last attempt may still wait to be settled.
+    Close(AttemptKey),
 }
 
 #[derive(Debug)]
@@ -175,10 +182,8 @@ impl Fleet {
     fn reap_drivers(&mut self) {
         while let Some(ended) = self.drivers.try_join_next() {
             match ended {
-                Ok(key) => {
-                    self.hosted.remove(&key);
-                    self.closing.remove(&key);
-                }
+                Ok(Driven::Attempt(key)) => drop(self.hosted.remove(&key)),
+                Ok(Driven::Close(key)) => drop(self.closing.remove(&key)),
                 Err(error) => tracing::error!(%error, "a Runner's driver ended badly"),
             }
         }
@@ -219,7 +224,7 @@ impl Runners for Fleet {
                         let main = start(&mut runner);
                         drive.run(runner, main).await;
                     }
-                    key
+                    Driven::Attempt(key)
                 };
                 self.drivers.spawn_on(driver.instrument(span), &self.runtime);
                 (handle, event_loop)
@@ -236,7 +241,7 @@ impl Runners for Fleet {
                 let facts = (runner.handle(), runner.get_loop().ok());
                 let driver = async move {
                     drive.run(runner, main).await;
-                    key
+                    Driven::Attempt(key)
                 };
                 self.drivers.spawn_on(driver.instrument(span), &self.runtime);
                 facts
@@ -309,7 +314,7 @@ impl Runners for Fleet {
                 None => Drain::default(),
             };
             reporter.send(News::Closed(report)).await;
-            key
+            Driven::Close(key)
         };
         self.drivers.spawn_on(driver, &self.runtime);
     }

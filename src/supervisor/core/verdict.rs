@@ -79,11 +79,10 @@ pub(in crate::supervisor) fn what_follows(record: &Record, stopping: bool) -> Ne
     let Some(attempt) = record.attempt() else { return Next::Close };
     let Some(outcome) = attempt.outcome else { return Next::Close };
     let (spec, receipt) = (&*record.spec, record.cancel.as_ref());
-    let again = |reason, fate: OnLost| Next::Again { reason, held: fate == OnLost::Hold };
+    let again = |reason, held| Next::Again { reason, held };
     if !record.closing {
         if outcome == Outcome::Lost && receipt.is_none() && spec.on_lost != OnLost::Fail {
-            let Next::Again { reason, held } = again(RequeueReason::Lost, spec.on_lost) else { return Next::Close };
-            return Next::Again { reason, held: held || is_poison(record) };
+            return again(RequeueReason::Lost, spec.on_lost == OnLost::Hold || is_poison(record));
         }
         let tried_again = match outcome {
             Outcome::Failed => receipt.is_none(),
@@ -91,18 +90,18 @@ pub(in crate::supervisor) fn what_follows(record: &Record, stopping: bool) -> Ne
             Outcome::Succeeded | Outcome::Cancelled | Outcome::Killed | Outcome::Lost => false,
         };
         if tried_again && attempt.attempt < spec.retry.max_attempts && spec.retry.covers(attempt.exit) {
-            return again(RequeueReason::Retry, OnLost::Requeue);
+            return again(RequeueReason::Retry, false);
         }
         let stopped = matches!(outcome, Outcome::Cancelled | Outcome::Killed);
         let by_shutdown = receipt.is_some_and(Receipt::is_shutdown_alone);
         if stopped && by_shutdown && spec.on_shutdown != OnLost::Fail {
-            return again(RequeueReason::Shutdown, spec.on_shutdown);
+            return again(RequeueReason::Shutdown, spec.on_shutdown == OnLost::Hold);
         }
         let too_late = receipt.is_some_and(|receipt| receipt.escalated_to == CancelReason::Deadline);
         if spec.keep_open && !too_late {
             // What was accepted stays, also over a shutdown.
             if record.next_run().is_some() {
-                return again(RequeueReason::NextRun, OnLost::Requeue);
+                return again(RequeueReason::NextRun, false);
             }
             if spec.on_shutdown != OnLost::Fail || !stopping && !by_shutdown {
                 return Next::Idle;
