@@ -128,7 +128,8 @@ impl StartError {
                 Code::Settings
             }
             Self::StateDir(StateDirError::InUse { .. }) => Code::InUse,
-            Self::StateDir(StateDirError::NotPrivate { .. } | StateDirError::Io { .. }) | Self::Token(_)
+            Self::StateDir(StateDirError::NotPrivate { .. } | StateDirError::Io { .. })
+            | Self::Token(_)
             | Self::Vault(_) => Code::NotPrivate,
             Self::Store { error, .. } if error.may_pass() => Code::StoreFailed,
             Self::Append(_) => Code::StoreFailed,
@@ -214,8 +215,9 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
     }
     let permits =
         Permits::of_this_process(process::hand_on(&tier)).map_err(system("what this process may do"))?;
-    let keeper = process::fork_keeper(KeeperSetup { children_lock: children_lock.into(), tier: tier.clone() })
-        .map_err(|error| StartError::System { what: "the keeper", error: io::Error::other(error) })?;
+    let keeper =
+        process::fork_keeper(KeeperSetup { children_lock: children_lock.into(), tier: tier.clone() })
+            .map_err(|error| StartError::System { what: "the keeper", error: io::Error::other(error) })?;
 
     // Only now: the keeper, and so every job, keeps the limit that the daemon was started with.
     let budget = descriptors::take().map_err(system("the limit of descriptors"))?;
@@ -230,7 +232,8 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
 
     let (urgent_sender, urgent) = mpsc::channel(URGENT);
     let (reload, reloads) = mpsc::channel(reload::REQUESTS);
-    let signals = SignalThread::start(urgent_sender.clone(), reload.clone(), keeper.pid()).map_err(system("signals"))?;
+    let signals = SignalThread::start(urgent_sender.clone(), reload.clone(), keeper.pid())
+        .map_err(system("signals"))?;
     drop(starting);
     let readers = Readers::start(&state.database())
         .map_err(|error| StartError::Store { path: state.database(), error })?;
@@ -281,16 +284,11 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
     let counted = Arc::clone(&metrics);
     let supervised =
         Supervised { recovered, keeper, shared, inside, readers, urgent, urgent_sender, metrics: counted };
-    let core = CoreThread::start(move |ready| {
-        supervise(supervised, ready)
-    })
-    .map_err(system("the supervisor's thread"))?;
+    let core = CoreThread::start(move |ready| supervise(supervised, ready))
+        .map_err(system("the supervisor's thread"))?;
     let api = |supervisor| http::Api {
         supervisor,
-        access: http::access::Access {
-            token,
-            uid: nix::unistd::geteuid().as_raw(),
-        },
+        access: http::access::Access { token, uid: nix::unistd::geteuid().as_raw() },
         vault,
         config: config_now,
         reload,
@@ -560,8 +558,9 @@ fn recover(
     let count = under_way.len();
     let logs = state.logs();
     let now = Now { wall: Timestamp::now(), mono: Duration::ZERO, jitter: supervisor::jitter() };
-    let batch = recovery::plan(under_way, |record| evidence(&logs, boot_id, record, &lookup), last_seq + 1, now)
-        .map_err(|illegal| StartError::Recovery(illegal.to_string()))?;
+    let batch =
+        recovery::plan(under_way, |record| evidence(&logs, boot_id, record, &lookup), last_seq + 1, now)
+            .map_err(|illegal| StartError::Recovery(illegal.to_string()))?;
     let last_seq = batch.events.last().map_or(last_seq, |event| event.seq);
     for event in &batch.events {
         if let EventKind::AttemptEnded { outcome, error, .. } = &event.kind {
@@ -591,7 +590,8 @@ fn recover(
 
 /// Unsets secrets that nobody can have any more.
 fn forget(log: &mut impl EventLog, context: &SharedContext, lost: &SecretsLost) -> Result<(), StartError> {
-    let unset = |(version, name): (u64, &String)| ContextChange { version, name: name.clone(), variable: None };
+    let unset =
+        |(version, name): (u64, &String)| ContextChange { version, name: name.clone(), variable: None };
     let changes = (context.version + 1..).zip(&lost.names).map(unset).collect();
     log.append(&Batch { context: changes, ..Batch::default() }).map_err(StartError::Append)?;
     tracing::warn!(names = lost.names.join(", "), "secrets whose key is lost were unset: set them again");
@@ -707,7 +707,11 @@ impl KindsShared {
     }
 }
 
-fn kinds_shared(quota: watch::Receiver<LogQuota>, state: &StateDir, vault: Arc<Vault>) -> io::Result<KindsShared> {
+fn kinds_shared(
+    quota: watch::Receiver<LogQuota>,
+    state: &StateDir,
+    vault: Arc<Vault>,
+) -> io::Result<KindsShared> {
     Ok(KindsShared {
         environment: Environment::inherit(),
         vault,

@@ -85,7 +85,8 @@ mod tests {
     fn what_is_given_fits_the_limit() {
         for limit in (52..5000).chain([1 << 20, i32::MAX as usize]) {
             let Budget { jobs, requests, connections } = Budget::of(limit);
-            let taken = OWN + jobs as usize * OF_A_JOB + requests * OF_A_REQUEST + connections * OF_A_CONNECTION;
+            let taken =
+                OWN + jobs as usize * OF_A_JOB + requests * OF_A_REQUEST + connections * OF_A_CONNECTION;
             assert!(taken <= limit, "{limit}: {taken}");
             assert!(jobs >= 1 && requests >= 1 && connections >= 2, "{limit}");
         }

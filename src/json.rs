@@ -72,7 +72,8 @@ fn first_too_big(text: &str) -> Option<usize> {
             rest = after_string(string);
             continue;
         }
-        let end = rest.find(|c: char| !matches!(c, '0'..='9' | '-' | '+' | '.' | 'e' | 'E')).unwrap_or(rest.len());
+        let end =
+            rest.find(|c: char| !matches!(c, '0'..='9' | '-' | '+' | '.' | 'e' | 'E')).unwrap_or(rest.len());
         let (literal, after) = rest.split_at(end);
         let whole = !literal.contains(['.', 'e', 'E']);
         if whole && literal.parse::<i64>().is_err() && literal.parse::<u64>().is_err() {
@@ -218,7 +219,12 @@ impl<'de> Visitor<'de> for Strict<'_> {
         let mut list = Vec::new();
         loop {
             let path = Path::Index(&self.path, list.len());
-            match access.next_element_seed(Strict { path, depth, fault: self.fault, numbers: self.numbers })? {
+            match access.next_element_seed(Strict {
+                path,
+                depth,
+                fault: self.fault,
+                numbers: self.numbers,
+            })? {
                 Some(value) => list.push(value),
                 None => return Ok(Value::Array(list)),
             }
@@ -233,7 +239,8 @@ impl<'de> Visitor<'de> for Strict<'_> {
             if map.contains_key(&key) {
                 return Err(self.fail(Refusal::Duplicate(path.to_string())));
             }
-            let value = access.next_value_seed(Strict { path, depth, fault: self.fault, numbers: self.numbers })?;
+            let value =
+                access.next_value_seed(Strict { path, depth, fault: self.fault, numbers: self.numbers })?;
             map.insert(key, value);
         }
         Ok(Value::Object(map))
@@ -254,7 +261,10 @@ mod tests {
             (format!("-{big}"), ""),
             ("18446744073709551616".into(), ""),
             ("-9223372036854775809".into(), ""),
-            (format!("[1, -2.5e3, {{\"a \\\" 99999999999999999999\": \"{big}\", \"b\": [0, {big}]}}]"), "[2].b[1]"),
+            (
+                format!("[1, -2.5e3, {{\"a \\\" 99999999999999999999\": \"{big}\", \"b\": [0, {big}]}}]"),
+                "[2].b[1]",
+            ),
             (format!("{{\"\\\\\": {big}}}"), "[\"\\\\\"]"),
         ] {
             match parse(&text) {

@@ -33,8 +33,47 @@
 
 pub mod runner;
 
-macro_rules! daemon {
-    ($($name:ident)+) => { $(#[cfg(feature = "daemon")] pub mod $name;)+ };
-}
-
-daemon! { cli daemon descriptors http job json kinds metrics private_file process reload retention secrets settings signals state_dir store supervisor systemd telemetry text webhooks }
+#[cfg(feature = "daemon")]
+pub mod cli;
+#[cfg(feature = "daemon")]
+pub mod daemon;
+#[cfg(feature = "daemon")]
+pub mod descriptors;
+#[cfg(feature = "daemon")]
+pub mod http;
+#[cfg(feature = "daemon")]
+pub mod job;
+#[cfg(feature = "daemon")]
+pub mod json;
+#[cfg(feature = "daemon")]
+pub mod kinds;
+#[cfg(feature = "daemon")]
+pub mod metrics;
+#[cfg(feature = "daemon")]
+pub mod private_file;
+#[cfg(feature = "daemon")]
+pub mod process;
+#[cfg(feature = "daemon")]
+pub mod reload;
+#[cfg(feature = "daemon")]
+pub mod retention;
+#[cfg(feature = "daemon")]
+pub mod secrets;
+#[cfg(feature = "daemon")]
+pub mod settings;
+#[cfg(feature = "daemon")]
+pub mod signals;
+#[cfg(feature = "daemon")]
+pub mod state_dir;
+#[cfg(feature = "daemon")]
+pub mod store;
+#[cfg(feature = "daemon")]
+pub mod supervisor;
+#[cfg(feature = "daemon")]
+pub mod systemd;
+#[cfg(feature = "daemon")]
+pub mod telemetry;
+#[cfg(feature = "daemon")]
+pub mod text;
+#[cfg(feature = "daemon")]
+pub mod webhooks;

@@ -128,7 +128,8 @@ impl PrivateFile {
 
     /// Under another name first: a crash leaves no half text behind.
     fn create(self, dir: &Path, path: PathBuf) -> Result<String, PrivateFileError> {
-        let io = |error| PrivateFileError::Io { what: self.what, path: path.clone(), doing: "written", error };
+        let io =
+            |error| PrivateFileError::Io { what: self.what, path: path.clone(), doing: "written", error };
         let mut random = [0; RANDOM_BYTES];
         File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut random)).map_err(io)?;
         let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();

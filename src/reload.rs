@@ -146,7 +146,8 @@ impl Reloader {
             fit(&mut settings);
             Ok(settings)
         });
-        let read: Result<Settings, settings::SettingsError> = read.await.map_err(|error| error.to_string())?;
+        let read: Result<Settings, settings::SettingsError> =
+            read.await.map_err(|error| error.to_string())?;
         let read = read.map_err(|error| error.to_string())?;
         let differences = self.settings.differences(&read);
         let settings = read.without_restart(&self.settings);
@@ -158,7 +159,10 @@ impl Reloader {
         let (needs_restart, changed): (Vec<_>, Vec<_>) =
             differences.into_iter().partition(|difference| difference.needs_restart);
         let told = |differences: Vec<Difference>| {
-            differences.into_iter().map(|Difference { key, from, to, .. }| Changed { key, from, to }).collect()
+            differences
+                .into_iter()
+                .map(|Difference { key, from, to, .. }| Changed { key, from, to })
+                .collect()
         };
         Ok(Reloaded { changed: told(changed), needs_restart: told(needs_restart) })
     }

@@ -62,17 +62,25 @@ impl Keeping {
             let pass = self.pass(retention, &mut forgotten).await;
             let Forgotten { runners, log_bytes } = forgotten;
             if runners > 0 {
-                tracing::info!(runners, log_bytes, "forgot what had closed first, as `retention` in the settings says");
+                tracing::info!(
+                    runners,
+                    log_bytes,
+                    "forgot what had closed first, as `retention` in the settings says"
+                );
             }
             match pass {
                 Ok(()) => {}
                 Err(Refused::Ended) => return,
                 Err(Refused::Other(error)) => {
-                    tracing::warn!(error, "what is too old or too much can't be forgotten; it is tried again");
+                    tracing::warn!(
+                        error,
+                        "what is too old or too much can't be forgotten; it is tried again"
+                    );
                 }
             }
-            let is_due =
-                |tally: &Tally| tally.closed - seen.closed >= many || tally.log_bytes - seen.log_bytes >= much;
+            let is_due = |tally: &Tally| {
+                tally.closed - seen.closed >= many || tally.log_bytes - seen.log_bytes >= much
+            };
             tokio::select! {
                 due = timeout(INTERVAL, tally.wait_for(is_due)) => if let Ok(Err(_)) = due { return },
                 changed = decided.changed() => if changed.is_err() { return },
@@ -182,7 +190,10 @@ mod tests {
         assert_eq!(count(Retention { max_age: Some(DAY * 25), ..none }, &four).0, 2);
         assert_eq!(count(Retention { max_records: Some(3), ..none }, &four).0, 1);
         assert_eq!(count(Retention { max_records: Some(4), ..none }, &four).0, 0);
-        assert_eq!(count(Retention { max_log_bytes: Some(30), ..none }, &four), (2, Totals { records: 2, log_bytes: 30 }));
+        assert_eq!(
+            count(Retention { max_log_bytes: Some(30), ..none }, &four),
+            (2, Totals { records: 2, log_bytes: 30 })
+        );
         assert_eq!(count(Retention { max_log_bytes: Some(29), ..none }, &four).0, 4);
         let all = Retention { max_age: Some(DAY * 35), max_records: Some(3), max_log_bytes: Some(50) };
         assert_eq!(count(all, &four).0, 1, "the strictest counts, and each once");

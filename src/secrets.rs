@@ -211,7 +211,10 @@ impl Vault {
 pub fn check_sealed(vault: Option<&Vault>, context: &SharedContext) -> Result<(), SecretsLost> {
     let is_lost = |name: &str, value: &ContextValue| match value {
         ContextValue::Sealed(_) => vault.is_none_or(|vault| vault.reveal(name, value).is_err()),
-        ContextValue::Plain(_) | ContextValue::File(_) | ContextValue::Env(_) | ContextValue::Credential(_) => false,
+        ContextValue::Plain(_)
+        | ContextValue::File(_)
+        | ContextValue::Env(_)
+        | ContextValue::Credential(_) => false,
     };
     let lost = context.variables.iter().filter(|(name, variable)| is_lost(name, &variable.value));
     let names: Vec<String> = lost.map(|(name, _)| name.clone()).collect();
@@ -331,7 +334,9 @@ mod tests {
         let path = dir.path().join("secret");
         let reveal = |value: ContextValue| vault.reveal("A", &value).map_err(|error| error.to_string());
         let file = || reveal(ContextValue::File(path.clone()));
-        assert!(file().is_err_and(|error| error.contains("No such file") && error.contains("PUT /v1/context/A")));
+        assert!(
+            file().is_err_and(|error| error.contains("No such file") && error.contains("PUT /v1/context/A"))
+        );
         for (bytes, expected) in [
             (&b"x\n"[..], Ok("x")),
             (b"x\r\n", Ok("x")),
@@ -352,7 +357,10 @@ mod tests {
         }
         std::fs::remove_file(&path).expect("removed");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("made");
-        assert!(file().is_err_and(|error| error.contains("no regular file")), "it does not wait for a writer");
+        assert!(
+            file().is_err_and(|error| error.contains("no regular file")),
+            "it does not wait for a writer"
+        );
         assert!(!reveal(ContextValue::Env("PATH".into())).expect("there").is_empty());
         let absent = reveal(ContextValue::Env("RUNWARD_NO_SUCH".into()));
         assert!(absent.is_err_and(|error| error.contains("started without it")));

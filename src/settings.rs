@@ -273,7 +273,8 @@ impl Layers {
         layers.push(("the command line".into(), command_line(flags)));
         let known = layers[0].1.keys().cloned().collect::<Vec<_>>();
         for (origin, values) in &layers {
-            if let Some(key) = values.keys().find(|key| !known.contains(key) && queue_setting(key).is_none()) {
+            if let Some(key) = values.keys().find(|key| !known.contains(key) && queue_setting(key).is_none())
+            {
                 return Err(unknown(origin, key, &known));
             }
         }
@@ -295,7 +296,8 @@ impl Layers {
                 };
                 match setting {
                     QueueSetting::MaxRunning => {
-                        let number = value.clone().into_uint().ok().and_then(|number| u32::try_from(number).ok());
+                        let number =
+                            value.clone().into_uint().ok().and_then(|number| u32::try_from(number).ok());
                         queue.max_running = Some(number.ok_or_else(|| bad("a whole number from 0"))?);
                     }
                     QueueSetting::Paused => {
@@ -407,7 +409,8 @@ impl Layers {
 
     /// What is to be logged.
     fn filter(&self, key: &'static str) -> Result<String, SettingsError> {
-        const LEVELS: &str = r#"error, warn, info, debug, trace, off, or by module such as "info,hyper=debug""#;
+        const LEVELS: &str =
+            r#"error, warn, info, debug, trace, off, or by module such as "info,hyper=debug""#;
         let text = self.text(key)?;
         // A word alone would be a module's name, and nothing at all would be logged.
         if text.bytes().all(|byte| byte.is_ascii_alphabetic()) && text.parse::<LevelFilter>().is_err() {
@@ -594,7 +597,10 @@ mod tests {
             ("[retention]\nmax_age = \"a month\"", "such as \"30d\""),
             ("[retention]\nmax_age = \"40000000d\"", "such as \"30d\""),
             ("[retention]\nmax_records = -1", "\"off\", or a whole number from 1"),
-            ("[retention]\nmax_log_bytes = 67108863", "no less than `logs.max_bytes_per_attempt`, which is 67108864"),
+            (
+                "[retention]\nmax_log_bytes = 67108863",
+                "no less than `logs.max_bytes_per_attempt`, which is 67108864",
+            ),
             ("[logs]\nmax_bytes_per_attempt = 20000000000", "no less than `logs.max_bytes_per_attempt`"),
             ("[logs]\nsegment_bytes = 65535", "a whole number from 65536"),
             ("[retention]\nmax_log_bytes = \"10GiB\"", "\"off\", or a whole number from 1"),

@@ -40,7 +40,11 @@ impl WhileStarting {
     /// When the handlers can't be had.
     pub fn start() -> io::Result<Self> {
         let ends = |signal| {
-            register_conditional_shutdown(signal, i32::from(Code::Stopped as u8), Arc::new(AtomicBool::new(true)))
+            register_conditional_shutdown(
+                signal,
+                i32::from(Code::Stopped as u8),
+                Arc::new(AtomicBool::new(true)),
+            )
         };
         Ok(Self([ends(SIGINT)?, ends(SIGTERM)?]))
     }
@@ -84,7 +88,9 @@ impl SignalThread {
                     // Full only if as many wait: each of them reads what this one would.
                     SIGHUP => drop(reload.try_send(ReloadRequest { by: AskedBy::Signal, answer: None })),
                     // They end a process that does not expect them: a slip of somebody's must not.
-                    SIGUSR1 | SIGUSR2 => tracing::info!(signal, "SIGUSR1 and SIGUSR2 mean nothing here; ignored"),
+                    SIGUSR1 | SIGUSR2 => {
+                        tracing::info!(signal, "SIGUSR1 and SIGUSR2 mean nothing here; ignored")
+                    }
                     stop => {
                         stops += 1;
                         stopped(stops, stop, &urgent);

@@ -114,7 +114,9 @@ impl StateDir {
         let mut latest = None;
         for entry in fs::read_dir(self.logs())? {
             let Ok(name) = entry?.file_name().into_string() else { continue };
-            if latest.as_ref().is_none_or(|latest| name > *latest) && self.logs().join(&name).join("1-1").is_dir() {
+            if latest.as_ref().is_none_or(|latest| name > *latest)
+                && self.logs().join(&name).join("1-1").is_dir()
+            {
                 latest = Some(name);
             }
         }

@@ -46,7 +46,9 @@ impl Notifier {
     /// A sentence about a variable that makes no sense, or the system's.
     pub fn from_environment() -> io::Result<Self> {
         let variable = |name| env::var(name).ok();
-        let Some(name) = variable("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else { return Ok(Self(None)) };
+        let Some(name) = variable("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
+            return Ok(Self(None));
+        };
         let watchdog = watchdog(variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"), std::process::id())?;
         Self::to(&name, watchdog)
     }
@@ -137,7 +139,9 @@ fn message(was: &Stage, Status { stage, counts }: &Status, now: Instant) -> Opti
     let news = match (was, stage) {
         (_, Stage::Recovering) => return None,
         (Stage::Recovering, Stage::Ready | Stage::StoreFailing { .. }) => "READY=1\n",
-        (Stage::Recovering | Stage::Ready | Stage::StoreFailing { .. }, Stage::Draining { .. }) => "STOPPING=1\n",
+        (Stage::Recovering | Stage::Ready | Stage::StoreFailing { .. }, Stage::Draining { .. }) => {
+            "STOPPING=1\n"
+        }
         (_, Stage::Ready | Stage::StoreFailing { .. } | Stage::Draining { .. } | Stage::Ended) => "",
     };
     let extension = format!("EXTEND_TIMEOUT_USEC={}\n", EXTENSION.as_micros());
@@ -151,7 +155,9 @@ fn message(was: &Stage, Status { stage, counts }: &Status, now: Instant) -> Opti
         Stage::Draining { deadline } => {
             let left = deadline.saturating_duration_since(now).as_secs();
             let first = if news.is_empty() { "" } else { extension.as_str() };
-            format!("{news}{first}STATUS=Stopping: {running} jobs clean up, {left} s left; {queued} stay queued")
+            format!(
+                "{news}{first}STATUS=Stopping: {running} jobs clean up, {left} s left; {queued} stay queued"
+            )
         }
         Stage::Ended => format!("{extension}WATCHDOG=1\nSTATUS=Stopped: closing the store"),
     })
@@ -165,7 +171,8 @@ async fn feed(notifier: Notifier, watchdog: Option<Duration>, supervisor: Superv
         let period = watchdog.map_or(EXTEND_EVERY, |limit| EXTEND_EVERY.min(limit / 2));
         if watchdog.is_none() {
             // Nobody asks before the end.
-            let draining = status.wait_for(|status| matches!(status.stage, Stage::Draining { .. } | Stage::Ended));
+            let draining =
+                status.wait_for(|status| matches!(status.stage, Stage::Draining { .. } | Stage::Ended));
             if draining.await.is_err() {
                 return;
             }

@@ -1,11 +1,7 @@
 //! Tells those who asked for it that a Runner has closed. What is to be told is in the store from the commit of the
 //! close on, until it is taken: a crash or a shutdown delays it, and it may be told twice.
 
-use std::{
-    collections::HashSet,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use hyper::{
     HeaderMap, StatusCode,
@@ -127,7 +123,8 @@ impl Webhooks {
                 let place = self.client.place().await;
                 let told = timeout(TRY, self.send(&place, hook, &record)).await;
                 drop(place);
-                let told = told.unwrap_or_else(|_| Err(format!("no answer within {} seconds", TRY.as_secs())));
+                let told =
+                    told.unwrap_or_else(|_| Err(format!("no answer within {} seconds", TRY.as_secs())));
                 taken = told.as_ref().is_ok_and(|status| status.is_success());
                 verdict(&record, &hook.url, attempts + 1, told, Timestamp::now())
             }
@@ -162,7 +159,12 @@ impl Webhooks {
         }
     }
 
-    async fn send(&self, place: &HttpPlace<'_>, hook: &Webhook, record: &Record) -> Result<StatusCode, String> {
+    async fn send(
+        &self,
+        place: &HttpPlace<'_>,
+        hook: &Webhook,
+        record: &Record,
+    ) -> Result<StatusCode, String> {
         let body = http::runner_json(record);
         let mut headers = HeaderMap::new();
         headers.insert(EVENT, HeaderValue::from_static("closed"));
@@ -189,7 +191,8 @@ impl Webhooks {
         }
         let (vault, name) = (Arc::clone(&self.vault), name.to_owned());
         // It may be in a file.
-        let revealed = tokio::task::spawn_blocking(move || vault.reveal(&name, &context.variables[&name].value));
+        let revealed =
+            tokio::task::spawn_blocking(move || vault.reveal(&name, &context.variables[&name].value));
         revealed.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 }
@@ -227,7 +230,9 @@ fn verdict(
 }
 
 fn wait_after(attempts: u32) -> Duration {
-    FIRST_WAIT.saturating_mul(1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX)).min(LONGEST_WAIT)
+    FIRST_WAIT
+        .saturating_mul(1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX))
+        .min(LONGEST_WAIT)
 }
 
 fn sign(key: &str, at: i64, body: &[u8]) -> String {

@@ -150,7 +150,9 @@ impl Client {
             }
             std::io::ErrorKind::PermissionDenied => unreachable(
                 Code::Denied,
-                format!("the daemon's socket admits its own user and root only ({error}); ask as one of them"),
+                format!(
+                    "the daemon's socket admits its own user and root only ({error}); ask as one of them"
+                ),
             ),
             _ => unreachable(Code::NoDaemon, format!("the daemon can't be reached: {error}")),
         })
@@ -160,15 +162,18 @@ impl Client {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let broke = |error: hyper::Error| Error::broken(format!("the connection to the daemon broke: {error}"));
+        let broke =
+            |error: hyper::Error| Error::broken(format!("the connection to the daemon broke: {error}"));
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broke)?;
         let mut driver = JoinSet::new();
         // What breaks it is told to whoever reads the answer.
         driver.spawn(async move { drop(connection.await) });
         let mut request = Request::new(Full::new(ask.body));
         *request.method_mut() = ask.method;
-        *request.uri_mut() =
-            ask.path.parse().map_err(|error| Error::usage(format!("{:?} can't be asked for: {error}", ask.path)))?;
+        *request.uri_mut() = ask
+            .path
+            .parse()
+            .map_err(|error| Error::usage(format!("{:?} can't be asked for: {error}", ask.path)))?;
         let headers = request.headers_mut();
         let host = HeaderValue::from_str(host).map_err(|_| Error::usage(format!("{host:?} is no host")))?;
         headers.insert(header::HOST, host);
@@ -227,7 +232,9 @@ impl Lines {
             searched = self.read.len();
             match self.answer.body.frame().await {
                 None => return Ok(None),
-                Some(Err(error)) => return Err(Error::broken(format!("the daemon's answer broke off: {error}"))),
+                Some(Err(error)) => {
+                    return Err(Error::broken(format!("the daemon's answer broke off: {error}")));
+                }
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         self.read.extend_from_slice(&data);

@@ -41,8 +41,12 @@ pub struct Settings {
 impl Config {
     pub(super) fn run(&self, screen: &Screen) -> Result<u8, Error> {
         let (Self::Check(asked) | Self::Print(asked)) = self;
-        let flags =
-            Flags { config: asked.config.clone(), state_dir: asked.state_dir.clone(), listen: asked.listen.clone(), ..Flags::default() };
+        let flags = Flags {
+            config: asked.config.clone(),
+            state_dir: asked.state_dir.clone(),
+            listen: asked.listen.clone(),
+            ..Flags::default()
+        };
         let wrong = |error: settings::SettingsError| Error::new(Code::Settings, error.to_string());
         settings::load(&flags).map_err(wrong)?;
         let values = settings::origins(&flags).map_err(wrong)?;
@@ -62,7 +66,9 @@ impl Config {
                 show::print(&table(screen, &["SETTING", "VALUE", "FROM"], values.iter().map(row).collect()))
             }
             (Self::Print(_), true) => {
-                let entry = |(key, value, origin): (String, String, String)| (key, json!({"value": value, "from": origin}));
+                let entry = |(key, value, origin): (String, String, String)| {
+                    (key, json!({"value": value, "from": origin}))
+                };
                 show::json(&Value::Object(values.into_iter().map(entry).collect::<Map<_, _>>()))
             }
         }

@@ -56,7 +56,8 @@ pub enum When {
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    settings::parse_duration(text).ok_or_else(|| r#"must be a duration such as "30s", "5m" or "1h30m""#.into())
+    settings::parse_duration(text)
+        .ok_or_else(|| r#"must be a duration such as "30s", "5m" or "1h30m""#.into())
 }
 
 /// An address.
@@ -99,7 +100,8 @@ impl Common {
     }
 
     fn at(&self, url: &str, said_by: &str) -> Result<Target, Error> {
-        let place = place(url).map_err(|expected| Error::usage(format!("{said_by} is {url:?}, but must be {expected}")))?;
+        let place = place(url)
+            .map_err(|expected| Error::usage(format!("{said_by} is {url:?}, but must be {expected}")))?;
         let silent = format!("no daemon answers at {url} ({said_by}); is it running there?");
         let token = match &place {
             Place::Unix(_) => None,
@@ -135,7 +137,9 @@ fn place(url: &str) -> Result<Place, &'static str> {
     }
     let parsed = url::Url::parse(url).map_err(|_| FORMS)?;
     if parsed.scheme() == "https" {
-        return Err("http://… or unix:…: the daemon has no TLS; reach one on another machine through a tunnel, such as `ssh -L 7711:127.0.0.1:7711 HOST`");
+        return Err(
+            "http://… or unix:…: the daemon has no TLS; reach one on another machine through a tunnel, such as `ssh -L 7711:127.0.0.1:7711 HOST`",
+        );
     }
     let plain = parsed.scheme() == "http" && matches!(parsed.path(), "" | "/") && parsed.query().is_none();
     match (plain && parsed.username().is_empty(), parsed.host_str()) {
@@ -152,7 +156,11 @@ fn in_state_dir(dir: &Path) -> Result<Target, Error> {
          `runward run --local` needs none",
         dir.display()
     );
-    let none = |why: String| Error { code: Code::NoDaemon, cause: Cause::Unreachable, message: format!("{why}. {start}") };
+    let none = |why: String| Error {
+        code: Code::NoDaemon,
+        cause: Cause::Unreachable,
+        message: format!("{why}. {start}"),
+    };
     let bytes = fs::read(&file).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => Error::new(
             Code::Denied,
@@ -165,9 +173,8 @@ fn in_state_dir(dir: &Path) -> Result<Target, Error> {
         io::ErrorKind::NotFound => none(format!("no daemon is running: there is no {}", file.display())),
         _ => Error::file(&file, &error),
     })?;
-    let daemon: DaemonFile = serde_json::from_slice(&bytes).map_err(|error| {
-        none(format!("{} is none of this program's: {error}", file.display()))
-    })?;
+    let daemon: DaemonFile = serde_json::from_slice(&bytes)
+        .map_err(|error| none(format!("{} is none of this program's: {error}", file.display())))?;
     let silent = format!(
         "no daemon is running: {} was left by one with pid {} that is gone. {start}",
         file.display(),

@@ -103,7 +103,9 @@ impl Context {
                 let variables = context["variables"].as_array().into_iter().flatten();
                 let rows: Vec<_> = variables.map(|variable| row(variable, now)).collect();
                 if rows.is_empty() {
-                    super::screen::say("the shared context is empty; set a variable with `runward context set NAME VALUE`");
+                    super::screen::say(
+                        "the shared context is empty; set a variable with `runward context set NAME VALUE`",
+                    );
                     return Ok(0);
                 }
                 show::print(&table(screen, &["NAME", "SET", "VALUE"], rows))
@@ -114,8 +116,14 @@ impl Context {
                     return show::json(&variable);
                 }
                 match variable["value"].as_str() {
-                    Some(value) => show::print(&format!("{}\n", if screen.out { super::screen::clean(value) } else { value.into() })),
-                    None => Err(Error::new(Code::Denied, format!("{name} is a secret; its value is shown to jobs only"))),
+                    Some(value) => show::print(&format!(
+                        "{}\n",
+                        if screen.out { super::screen::clean(value) } else { value.into() }
+                    )),
+                    None => Err(Error::new(
+                        Code::Denied,
+                        format!("{name} is a secret; its value is shown to jobs only"),
+                    )),
                 }
             }
             Self::Set(set) => {
@@ -133,7 +141,8 @@ impl Context {
 
 impl Set {
     fn body(&self) -> Result<Value, Error> {
-        let from = [("file", &self.from_file), ("env", &self.from_env), ("credential", &self.from_credential)];
+        let from =
+            [("file", &self.from_file), ("env", &self.from_env), ("credential", &self.from_credential)];
         for (kind, name) in from {
             if let Some(name) = name {
                 return Ok(json!({"from": {kind: name}}));

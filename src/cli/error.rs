@@ -152,11 +152,14 @@ mod tests {
 
     #[test]
     fn a_problem_becomes_its_detail_with_the_field_and_a_code() {
-        let body = br#"{"type":"urn:runward:problem:invalid-field","detail":"must be shorter","field":"name"}"#;
+        let body =
+            br#"{"type":"urn:runward:problem:invalid-field","detail":"must be shorter","field":"name"}"#;
         let error = Error::of_answer(422, body);
         assert_eq!((error.message.as_str(), error.code), ("name: must be shorter", Code::Refused));
         assert_eq!(error.problem(), Some("invalid-field"));
-        for (status, code) in [(401, Code::Denied), (404, Code::NotFound), (503, Code::TryAgain), (500, Code::Internal)] {
+        for (status, code) in
+            [(401, Code::Denied), (404, Code::NotFound), (503, Code::TryAgain), (500, Code::Internal)]
+        {
             assert_eq!(Error::of_answer(status, b"<html>").code, code);
         }
     }

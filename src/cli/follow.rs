@@ -134,21 +134,29 @@ impl Logs {
                 Ok(ControlFlow::Break(())) => return Ok(()),
                 Ok(ControlFlow::Continue(())) if !self.follow => return Ok(()),
                 // The end of the output, or of the daemon, or of one attempt: the record tells.
-                Ok(ControlFlow::Continue(())) => match client.get(&format!("/v1/runners/{}", self.id)).await {
-                    Ok(runner) if self.is_over(&runner, place.filter(|_| resumed)) => return Ok(()),
-                    Ok(runner) => match place.map(|(run, attempt, _)| record::after(&runner, (run, attempt))) {
-                        Some((true, Some((run, attempt)))) => place = Some((run, attempt, 0)),
-                        // The next attempt is still to come.
-                        Some((true, None)) => {
-                            wait_for_attempt(client, &self.id, &mut again).await?;
-                            continue;
+                Ok(ControlFlow::Continue(())) => {
+                    match client.get(&format!("/v1/runners/{}", self.id)).await {
+                        Ok(runner) if self.is_over(&runner, place.filter(|_| resumed)) => return Ok(()),
+                        Ok(runner) => {
+                            match place.map(|(run, attempt, _)| record::after(&runner, (run, attempt))) {
+                                Some((true, Some((run, attempt)))) => place = Some((run, attempt, 0)),
+                                // The next attempt is still to come.
+                                Some((true, None)) => {
+                                    wait_for_attempt(client, &self.id, &mut again).await?;
+                                    continue;
+                                }
+                                Some((false, _)) | None => {
+                                    again
+                                        .wait(Error::broken(
+                                            "the daemon ended its answer before the job was over",
+                                        ))
+                                        .await?;
+                                }
+                            }
                         }
-                        Some((false, _)) | None => {
-                            again.wait(Error::broken("the daemon ended its answer before the job was over")).await?;
-                        }
-                    },
-                    Err(error) => again.wait(error).await?,
-                },
+                        Err(error) => again.wait(error).await?,
+                    }
+                }
                 Err(error) => again.wait(error).await?,
             }
             resumed = true;
@@ -161,10 +169,15 @@ impl Logs {
         let later = later.filter(|(run, _)| self.run.is_none_or(|wanted| wanted == *run));
         match self.attempt {
             Some(wanted) => {
-                let run = self.run.or(record::run(runner, None).and_then(|run| run["run"].as_u64())).unwrap_or(1);
+                let run =
+                    self.run.or(record::run(runner, None).and_then(|run| run["run"].as_u64())).unwrap_or(1);
                 record::after(runner, (run, wanted)).0
             }
-            None => later.is_none() && (record::is_over(runner, self.run) && (self.run.is_some() || record::is_closed(runner))),
+            None => {
+                later.is_none()
+                    && (record::is_over(runner, self.run)
+                        && (self.run.is_some() || record::is_closed(runner)))
+            }
         }
     }
 
@@ -204,8 +217,9 @@ impl Logs {
         let answer = client.ask(Ask::new(Method::GET, path)).await?;
         let mut lines = answer.lines();
         while let Some(line) = lines.next().await? {
-            let value: Value = serde_json::from_slice(line)
-                .map_err(|error| Error::new(Code::Internal, format!("the daemon's answer is no JSON: {error}")))?;
+            let value: Value = serde_json::from_slice(line).map_err(|error| {
+                Error::new(Code::Internal, format!("the daemon's answer is no JSON: {error}"))
+            })?;
             let number = |pointer: &str| value.pointer(pointer).and_then(Value::as_u64);
             if let (Some(run), Some(attempt), Some(next)) =
                 (number("/run"), number("/attempt"), number("/next").or(number("/gap/to")))
@@ -224,7 +238,8 @@ impl Logs {
 async fn wait_for_attempt(client: &Client, id: &str, again: &mut Again) -> Result<(), Error> {
     let runner = client.get(&format!("/v1/runners/{id}")).await?;
     let run = record::run(&runner, None);
-    let known = run.and_then(|run| Some((run["run"].as_u64()?, record::last_attempt(run)?["attempt"].as_u64()?)));
+    let known =
+        run.and_then(|run| Some((run["run"].as_u64()?, record::last_attempt(run)?["attempt"].as_u64()?)));
     events(client, Some(id), Some(0), again, async |event| match text(event, "/type") {
         "closed" => ControlFlow::Break(()),
         "starting" if event["run"].as_u64().zip(event["attempt"].as_u64()) > known => ControlFlow::Break(()),
@@ -278,8 +293,9 @@ async fn read_events(
     while let Some(line) = lines.next().await? {
         // An event is one line of data; its id and its type stand in it too.
         let Some(data) = line.strip_prefix(b"data:") else { continue };
-        let event: Value = serde_json::from_slice(data)
-            .map_err(|error| Error::new(Code::Internal, format!("an event of the daemon is no JSON: {error}")))?;
+        let event: Value = serde_json::from_slice(data).map_err(|error| {
+            Error::new(Code::Internal, format!("an event of the daemon is no JSON: {error}"))
+        })?;
         *after = event["seq"].as_u64().or(*after);
         again.well();
         // Nothing happens to a closed runner.
@@ -292,7 +308,12 @@ async fn read_events(
 }
 
 /// The record when nothing more will come of it, or of one run of it.
-pub(super) async fn over(client: &Client, id: &str, run: Option<u64>, again: &mut Again) -> Result<Value, Error> {
+pub(super) async fn over(
+    client: &Client,
+    id: &str,
+    run: Option<u64>,
+    again: &mut Again,
+) -> Result<Value, Error> {
     let path = format!("/v1/runners/{id}");
     loop {
         match client.get(&path).await {
@@ -304,12 +325,10 @@ pub(super) async fn over(client: &Client, id: &str, run: Option<u64>, again: &mu
             }
         }
         // All of them from the first on: what happened between the record and the subscription is among them.
-        events(client, Some(id), Some(0), again, async |event| {
-            match text(event, "/type") {
-                "closed" => ControlFlow::Break(()),
-                "idle" | "starting" if is_over(client, &path, run).await => ControlFlow::Break(()),
-                _ => ControlFlow::Continue(()),
-            }
+        events(client, Some(id), Some(0), again, async |event| match text(event, "/type") {
+            "closed" => ControlFlow::Break(()),
+            "idle" | "starting" if is_over(client, &path, run).await => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
         })
         .await?;
     }

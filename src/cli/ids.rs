@@ -52,8 +52,9 @@ pub(super) async fn resolve(client: &Client, given: &str) -> Result<String, Erro
             }
         }
     }
-    let message =
-        format!("no runner has the name {given:?}, and none of the latest {SEARCHED} such an id; `runward ps -a` lists them");
+    let message = format!(
+        "no runner has the name {given:?}, and none of the latest {SEARCHED} such an id; `runward ps -a` lists them"
+    );
     Err(Error::new(Code::NotFound, message))
 }
 
@@ -87,13 +88,18 @@ async fn list(client: &Client, query: &str) -> Result<Vec<Value>, Error> {
 fn is_id(text: &str) -> bool {
     let hyphen = |at| matches!(at, 8 | 13 | 18 | 23);
     text.len() == 36
-        && text.bytes().enumerate().all(|(at, byte)| if hyphen(at) { byte == b'-' } else { byte.is_ascii_hexdigit() })
+        && text
+            .bytes()
+            .enumerate()
+            .all(|(at, byte)| if hyphen(at) { byte == b'-' } else { byte.is_ascii_hexdigit() })
 }
 
 /// A text in a query or a path.
 pub(super) fn encoded(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    text.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }
 
 #[cfg(test)]

@@ -16,7 +16,12 @@ use super::error::{Code, Error};
 #[command(group = ArgGroup::new("kind").args(["script", "python", "target", "http", "handler"]))]
 pub struct Submission {
     /// The program and its arguments; with --script, --python and --target the arguments.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND", required_unless_present = "kind")]
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND",
+        required_unless_present = "kind"
+    )]
     argv: Vec<String>,
 
     /// Run the script in this file, or `-` for standard input; its `#!` line chooses the interpreter.
@@ -133,7 +138,13 @@ pub struct Submission {
     #[arg(long, value_name = "TIME", help_heading = "When and how", requires = "retry")]
     max_backoff: Option<String>,
     /// Try again after these exit codes only. Repeatable, or separated by commas.
-    #[arg(long, value_name = "CODE", help_heading = "When and how", requires = "retry", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "CODE",
+        help_heading = "When and how",
+        requires = "retry",
+        value_delimiter = ','
+    )]
     retry_on: Vec<u8>,
     /// When the daemon dies under it: fail, requeue or hold [default: fail].
     #[arg(long, value_name = "WHAT", help_heading = "When and how")]
@@ -262,7 +273,9 @@ impl Submission {
         if kind == "python" {
             fields.add("interpreter", self.interpreter.clone());
         } else if self.interpreter.is_some() {
-            return Err(Error::usage("--interpreter is of --python and --target; a script names its own in its first line, `#!…`"));
+            return Err(Error::usage(
+                "--interpreter is of --python and --target; a script names its own in its first line, `#!…`",
+            ));
         }
         self.process(&mut fields, here)?;
         Ok(json!({kind: fields.0}))
@@ -271,7 +284,9 @@ impl Submission {
     fn source(&self, file: &Path) -> Result<Fields, Error> {
         let source = if file == Path::new("-") {
             if self.stdin {
-                return Err(Error::usage("standard input can't be both: it is the program already, leave out --stdin"));
+                return Err(Error::usage(
+                    "standard input can't be both: it is the program already, leave out --stdin",
+                ));
             }
             standard_input()?
         } else {
@@ -287,14 +302,19 @@ impl Submission {
         let mut env = Map::new();
         if here.env {
             let ours = |name: &str| name.starts_with("RUNWARD_");
-            let all = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+            let all = std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
             env.extend(all.filter(|(name, _)| !ours(name)).map(|(name, value)| (name, value.into())));
         }
         for text in &self.env {
             let (name, value) = match text.split_once('=') {
                 Some((name, value)) => (name, value.to_owned()),
                 None => {
-                    let unset = |_| Error::usage(format!("--env {text}: there is no such variable here; say {text}=VALUE"));
+                    let unset = |_| {
+                        Error::usage(format!(
+                            "--env {text}: there is no such variable here; say {text}=VALUE"
+                        ))
+                    };
                     (text.as_str(), std::env::var(text).map_err(unset)?)
                 }
             };
@@ -303,14 +323,18 @@ impl Submission {
         fields.some("env", !env.is_empty(), || Value::Object(env));
         let cwd = self.cwd.as_ref().map(|dir| std::path::absolute(dir).unwrap_or_else(|_| dir.clone()));
         let cwd = cwd.or_else(|| here.cwd.clone()).map(|dir| dir.into_os_string().into_string());
-        let cwd = cwd.transpose().map_err(|dir| Error::usage(format!("the working directory {dir:?} is no UTF-8; choose another with --cwd")))?;
+        let cwd = cwd.transpose().map_err(|dir| {
+            Error::usage(format!("the working directory {dir:?} is no UTF-8; choose another with --cwd"))
+        })?;
         fields.add("cwd", cwd);
         fields.add("stdin", self.stdin.then(standard_input).transpose()?);
         fields.add("user", self.user.clone());
         fields.add("group", self.group.clone());
         fields.add("umask", self.umask.clone());
         fields.add("nice", self.nice);
-        let number = |text: &str| text.parse::<u64>().map(Value::from).or_else(|_| text.parse::<f64>().map(Value::from));
+        let number = |text: &str| {
+            text.parse::<u64>().map(Value::from).or_else(|_| text.parse::<f64>().map(Value::from))
+        };
         let values = |pairs: &[(String, String)]| {
             let value = |text: &str| number(text).unwrap_or_else(|_| text.into());
             Value::Object(pairs.iter().map(|(name, text)| (name.clone(), value(text))).collect())
@@ -338,9 +362,9 @@ impl Submission {
             ("--success-code", !self.success_codes.is_empty()),
         ];
         match given.iter().find(|(_, given)| *given) {
-            Some((option, _)) => {
-                Err(Error::usage(format!("{option} is of a process, and a job of --{kind} has none of its own; leave it out")))
-            }
+            Some((option, _)) => Err(Error::usage(format!(
+                "{option} is of a process, and a job of --{kind} has none of its own; leave it out"
+            ))),
             None => Ok(()),
         }
     }

@@ -76,7 +76,10 @@ impl Ps {
         let heading = ["ID", "NAME", "STATE", "EXIT", "QUEUE", "AGE", "TOOK", "JOB"];
         show::print(&table(screen, &heading, items.iter().map(|runner| row(runner, now)).collect()))?;
         if page["next_cursor"].is_string() {
-            say(&format!("there are more than these {}; ask for more with --limit, or for fewer with --state, --name …", items.len()));
+            say(&format!(
+                "there are more than these {}; ask for more with --limit, or for fewer with --state, --name …",
+                items.len()
+            ));
         }
         Ok(0)
     }
@@ -149,32 +152,46 @@ fn whole(screen: &Screen, runner: &Value, sentence: &str) -> String {
         "" => String::new(),
         time => format!("{time} ({})", ago(time, now)),
     };
-    let labels: Vec<String> = runner["labels"].as_object().into_iter().flatten()
-        .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default())).collect();
+    let labels: Vec<String> = runner["labels"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
+        .collect();
     let optional = |pointer: &str| text(runner, pointer).to_owned();
-    let mut printed = facts(screen, &[
-        ("id", optional("/id")),
-        ("name", optional("/name")),
-        ("state", word.to_owned()),
-        ("why", sentence.to_owned()),
-        ("job", record::job(&runner["job"])),
-        ("queue", optional("/queue")),
-        ("priority", runner["priority"].as_i64().filter(|priority| *priority != 0).map_or(String::new(), |n| n.to_string())),
-        ("labels", labels.join(", ")),
-        ("key", optional("/concurrency_key")),
-        ("timeout", optional("/timeout")),
-        ("deadline", optional("/deadline")),
-        ("created", at("/created_at")),
-        ("not before", at("/not_before")),
-        ("started", at("/started_at")),
-        ("closed", at("/closed_at")),
-        ("cancelled by", optional("/cancel/by")),
-        ("result", result(runner)),
-    ]);
+    let mut printed = facts(
+        screen,
+        &[
+            ("id", optional("/id")),
+            ("name", optional("/name")),
+            ("state", word.to_owned()),
+            ("why", sentence.to_owned()),
+            ("job", record::job(&runner["job"])),
+            ("queue", optional("/queue")),
+            (
+                "priority",
+                runner["priority"]
+                    .as_i64()
+                    .filter(|priority| *priority != 0)
+                    .map_or(String::new(), |n| n.to_string()),
+            ),
+            ("labels", labels.join(", ")),
+            ("key", optional("/concurrency_key")),
+            ("timeout", optional("/timeout")),
+            ("deadline", optional("/deadline")),
+            ("created", at("/created_at")),
+            ("not before", at("/not_before")),
+            ("started", at("/started_at")),
+            ("closed", at("/closed_at")),
+            ("cancelled by", optional("/cancel/by")),
+            ("result", result(runner)),
+        ],
+    );
     let rows = attempts(runner, now);
     if !rows.is_empty() {
         printed.push('\n');
-        printed += &table(screen, &["RUN", "ATTEMPT", "STATE", "PID", "EXIT", "TOOK", "OUTPUT", "ERROR"], rows);
+        printed +=
+            &table(screen, &["RUN", "ATTEMPT", "STATE", "PID", "EXIT", "TOOK", "OUTPUT", "ERROR"], rows);
     }
     let steps = steps(runner);
     if !steps.is_empty() {

@@ -36,10 +36,15 @@ pub(super) struct Local {
 impl Local {
     /// Starts it, and waits until it is ready.
     pub(super) async fn start() -> Result<Self, Error> {
-        let failed = |what: String| Error::new(Code::NoDaemon, format!("no daemon could be started for the job: {what}"));
+        let failed = |what: String| {
+            Error::new(Code::NoDaemon, format!("no daemon could be started for the job: {what}"))
+        };
         let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
         let dir = std::env::temp_dir().join(format!("runward-{}", uuid::Uuid::now_v7()));
-        DirBuilder::new().mode(0o700).create(&dir).map_err(|error| failed(format!("{}: {error}", dir.display())))?;
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&dir)
+            .map_err(|error| failed(format!("{}: {error}", dir.display())))?;
         let mut command = Command::new(program);
         command
             .args(["serve", "--listen", "unix:api.sock", "--state-dir"])

@@ -85,7 +85,10 @@ impl Logs {
 }
 
 async fn finish(printer: Printer) -> Result<(), Error> {
-    printer.finish().await.map_err(|error| Error::new(Code::Broken, format!("the output can't be written: {error}")))
+    printer
+        .finish()
+        .await
+        .map_err(|error| Error::new(Code::Broken, format!("the output can't be written: {error}")))
 }
 
 /// Show what happened: to a runner, or to all of them.

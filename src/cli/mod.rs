@@ -3,9 +3,9 @@
 //! [`connect`] finds the daemon, `client` asks it, `follow` stays with what comes, and `screen` and `printer` keep
 //! control characters of jobs away from terminals. Each command is a struct of its arguments with a `run`.
 
+mod client;
 pub mod config;
 pub mod connect;
-mod client;
 pub mod context;
 pub mod error;
 mod follow;
@@ -104,7 +104,8 @@ impl Command {
 
     fn ask(&self, screen: &Screen) -> Result<u8, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| Error::new(Code::Internal, format!("no event loop: {error}")))?;
+        let runtime =
+            runtime.map_err(|error| Error::new(Code::Internal, format!("no event loop: {error}")))?;
         runtime.block_on(async {
             match self {
                 Self::Run(run) => run.run(screen).await,

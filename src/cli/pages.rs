@@ -38,7 +38,9 @@ impl Completions {
 impl Man {
     pub(super) fn run(&self, command: clap::Command) -> Result<u8, Error> {
         match &self.dir {
-            None => show::print(&String::from_utf8_lossy(&page(command).map_err(|error| failed(Path::new("-"), &error))?)),
+            None => show::print(&String::from_utf8_lossy(
+                &page(command).map_err(|error| failed(Path::new("-"), &error))?,
+            )),
             Some(dir) => {
                 let mut command = command;
                 command.build();

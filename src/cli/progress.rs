@@ -89,7 +89,10 @@ mod tests {
     #[test]
     fn a_drain_is_told_in_jobs_and_time() {
         let ready = json!({"status": "draining", "active": 2, "queued": 1, "seconds_left": 61});
-        assert_eq!(of_drain(&ready).as_deref(), Some("the daemon is stopping: 2 jobs still run, 1 min 1 s left"));
+        assert_eq!(
+            of_drain(&ready).as_deref(),
+            Some("the daemon is stopping: 2 jobs still run, 1 min 1 s left")
+        );
         assert_eq!(of_drain(&json!({"status": "ready"})), None);
     }
 }

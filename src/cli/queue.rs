@@ -65,7 +65,9 @@ fn slots(text: &str) -> Result<Slots, String> {
     if text == "none" {
         return Ok(Slots(None));
     }
-    text.parse().map(|slots| Slots(Some(slots))).map_err(|_| "must be a whole number from 0, or `none`".into())
+    text.parse()
+        .map(|slots| Slots(Some(slots)))
+        .map_err(|_| "must be a whole number from 0, or `none`".into())
 }
 
 impl Queue {
@@ -89,8 +91,12 @@ impl Queue {
             Self::Set(Set { name, max_running, .. }) => {
                 (name, Some(Map::from_iter([("max_running".to_owned(), json!(max_running.0))])))
             }
-            Self::Pause(Named { name, .. }) => (name, Some(Map::from_iter([("paused".to_owned(), true.into())]))),
-            Self::Resume(Named { name, .. }) => (name, Some(Map::from_iter([("paused".to_owned(), false.into())]))),
+            Self::Pause(Named { name, .. }) => {
+                (name, Some(Map::from_iter([("paused".to_owned(), true.into())])))
+            }
+            Self::Resume(Named { name, .. }) => {
+                (name, Some(Map::from_iter([("paused".to_owned(), false.into())])))
+            }
             Self::Reset(Named { name, .. }) => (name, None),
         };
         let path = format!("/v1/queues/{}", encoded(name));
@@ -122,5 +128,9 @@ fn list(screen: &Screen, queues: &[Value]) -> Result<u8, Error> {
             source.into(),
         ]
     };
-    show::print(&table(screen, &["QUEUE", "STATE", "WAITING", "RUNNING", "AT ONCE", "SOURCE"], queues.iter().map(row).collect()))
+    show::print(&table(
+        screen,
+        &["QUEUE", "STATE", "WAITING", "RUNNING", "AT ONCE", "SOURCE"],
+        queues.iter().map(row).collect(),
+    ))
 }

@@ -5,10 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{
-    error::Code,
-    screen::Look,
-};
+use super::{error::Code, screen::Look};
 
 /// A text at a path; empty if there is none.
 pub(super) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
@@ -181,7 +178,11 @@ fn first_line(source: &str) -> String {
 
 fn quoted(word: &str) -> String {
     let plain = |letter: char| letter.is_alphanumeric() || "-_./:=,+@%^".contains(letter);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
 }
 
 /// The exit code that passes on what became of a run.
@@ -236,8 +237,14 @@ mod tests {
             (json!({"outcome": "failed", "exit": {"code": 7}}), 7),
             (json!({"outcome": "failed", "exit": {"signal": 11}}), 139),
             (json!({"outcome": "failed", "error": {"kind": "http_status"}}), 1),
-            (json!({"outcome": "failed", "error": {"kind": "start_failed", "stage": "exec", "errno": 2}}), 127),
-            (json!({"outcome": "failed", "error": {"kind": "start_failed", "stage": "exec", "errno": 13}}), 126),
+            (
+                json!({"outcome": "failed", "error": {"kind": "start_failed", "stage": "exec", "errno": 2}}),
+                127,
+            ),
+            (
+                json!({"outcome": "failed", "error": {"kind": "start_failed", "stage": "exec", "errno": 13}}),
+                126,
+            ),
             (json!({"outcome": "failed", "error": {"kind": "start_failed", "stage": "cwd", "errno": 2}}), 1),
             (json!({"outcome": "cancelled", "exit": {"code": 0}}), 130),
             (json!({"outcome": "killed", "exit": {"signal": 9}}), 137),
@@ -263,14 +270,19 @@ mod tests {
     #[test]
     fn jobs_look_as_they_are_typed() {
         let shown = |value| job(&value);
-        assert_eq!(shown(json!({"command": {"argv": ["sh", "-c", "echo 'a b'"]}})), r"sh -c 'echo '\''a b'\'''");
+        assert_eq!(
+            shown(json!({"command": {"argv": ["sh", "-c", "echo 'a b'"]}})),
+            r"sh -c 'echo '\''a b'\'''"
+        );
         assert_eq!(shown(json!({"script": {"source": "#!/bin/sh\n\n# why\necho a\necho b\n"}})), "echo a …");
         assert_eq!(shown(json!({"http": {"method": "GET", "url": "http://x/"}})), "GET http://x/");
     }
 
     #[test]
     fn times_are_told_in_the_units_of_people() {
-        for (seconds, text) in [(0.25, "250 ms"), (1.5, "1.5 s"), (59.0, "59 s"), (61.0, "1 min 1 s"), (3700.0, "1 h 1 min")] {
+        for (seconds, text) in
+            [(0.25, "250 ms"), (1.5, "1.5 s"), (59.0, "59 s"), (61.0, "1 min 1 s"), (3700.0, "1 h 1 min")]
+        {
             assert_eq!(span(Duration::from_secs_f64(seconds)), text);
         }
         let now: Timestamp = "2026-01-02T00:00:00Z".parse().expect("a time");

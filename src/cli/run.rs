@@ -113,7 +113,11 @@ pub(super) struct Submitted {
 }
 
 /// Submits a job, or with `--on` a further run.
-pub(super) async fn submit(client: &Client, submission: &Submission, here: &Here) -> Result<Submitted, Error> {
+pub(super) async fn submit(
+    client: &Client,
+    submission: &Submission,
+    here: &Here,
+) -> Result<Submitted, Error> {
     let body = submission.body(here)?;
     let path = match &submission.on {
         None => "/v1/runners".to_owned(),
@@ -125,7 +129,10 @@ pub(super) async fn submit(client: &Client, submission: &Submission, here: &Here
     }
     let unknown = |error: Error| match error.cause {
         Cause::Broken => {
-            let message = format!("{}. It is not known whether the job was accepted: see `runward ps -a`", error.message);
+            let message = format!(
+                "{}. It is not known whether the job was accepted: see `runward ps -a`",
+                error.message
+            );
             Error { message, ..error }
         }
         Cause::Unreachable | Cause::Problem(_) | Cause::Here => error,
@@ -229,7 +236,13 @@ impl Run {
         Ok(record::exit_code(&record, Some(run)))
     }
 
-    async fn follow(&self, client: &Client, id: &str, run: u64, printer: &Printer) -> Result<Followed, Error> {
+    async fn follow(
+        &self,
+        client: &Client,
+        id: &str,
+        run: u64,
+        printer: &Printer,
+    ) -> Result<Followed, Error> {
         let over = Rc::new(Cell::new(false));
         let again = || Again::unless(self.common.reconnect, Rc::clone(&over));
         // A daemon that is stopped ends its jobs, and is gone before it can be asked what became of this one.

@@ -48,9 +48,8 @@ impl Screen {
     /// How wide a table may be; `None`: as wide as it is.
     pub(super) fn width(&self) -> Option<usize> {
         let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-        let of_terminal = || {
-            self.out.then(terminal_size::terminal_size).flatten().map(|(width, _)| usize::from(width.0))
-        };
+        let of_terminal =
+            || self.out.then(terminal_size::terminal_size).flatten().map(|(width, _)| usize::from(width.0));
         columns.or_else(of_terminal).filter(|width| *width > 0)
     }
 
@@ -88,7 +87,8 @@ pub(super) fn say(text: &str) {
 
 /// Whether a terminal would obey it, or show the text in another order than it has.
 fn is_unsafe(letter: char) -> bool {
-    letter.is_control() || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    letter.is_control()
+        || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn escape(into: &mut String, letter: char) {
@@ -145,7 +145,9 @@ fn unfinished(bytes: &[u8]) -> usize {
         return 1;
     }
     let from = bytes.len().saturating_sub(3);
-    let Some(begin) = bytes[from..].iter().rposition(|byte| *byte >= 0xc0).map(|at| from + at) else { return 0 };
+    let Some(begin) = bytes[from..].iter().rposition(|byte| *byte >= 0xc0).map(|at| from + at) else {
+        return 0;
+    };
     match std::str::from_utf8(&bytes[begin..]) {
         Err(error) if error.error_len().is_none() => bytes.len() - begin,
         Ok(_) | Err(_) => 0,
@@ -183,7 +185,10 @@ mod tests {
 
     #[test]
     fn case_25_nothing_that_a_terminal_obeys_gets_through() {
-        assert_eq!(clean("a\x1b[2Jb\x07\x7f\r\u{9b}31m\u{202e}\tc\nd"), "a^[[2Jb^G^?^M\\u{9b}31m\\u{202e}\tc\nd");
+        assert_eq!(
+            clean("a\x1b[2Jb\x07\x7f\r\u{9b}31m\u{202e}\tc\nd"),
+            "a^[[2Jb^G^?^M\\u{9b}31m\\u{202e}\tc\nd"
+        );
         for byte in 0..=u8::MAX {
             let shown = Cleaner::default().clean(&[b'x', byte, b'y']);
             let obeyed = shown.chars().any(|letter| letter.is_control() && letter != '\n' && letter != '\t');

@@ -9,7 +9,8 @@ use super::{
 
 /// A text.
 pub(super) fn print(text: &str) -> Result<u8, Error> {
-    screen::print(text).map_err(|error| Error::new(Code::Broken, format!("the output can't be written: {error}")))?;
+    screen::print(text)
+        .map_err(|error| Error::new(Code::Broken, format!("the output can't be written: {error}")))?;
     Ok(0)
 }
 

@@ -58,7 +58,8 @@ impl Cancel {
 
     pub(super) async fn run(&self, screen: &Screen) -> Result<u8, Error> {
         let client = self.common.client()?;
-        let ids = if self.runners.is_empty() { self.many(&client).await? } else { self.each(&client).await? };
+        let ids =
+            if self.runners.is_empty() { self.many(&client).await? } else { self.each(&client).await? };
         if self.wait {
             for id in &ids {
                 ended(&client, id, &self.common, screen).await?;
@@ -249,7 +250,12 @@ impl Wait {
 }
 
 /// The record when nothing more comes; meanwhile a person sees what it is at.
-pub(super) async fn ended(client: &Client, id: &str, common: &Common, screen: &Screen) -> Result<Value, Error> {
+pub(super) async fn ended(
+    client: &Client,
+    id: &str,
+    common: &Common,
+    screen: &Screen,
+) -> Result<Value, Error> {
     let printer = Printer::start(screen, false);
     let mut again = Again::new(common.reconnect);
     let mut over = pin!(follow::over(client, id, None, &mut again));

@@ -36,7 +36,8 @@ impl Submit {
     pub(super) async fn run(&self, screen: &Screen) -> Result<u8, Error> {
         let client = self.common.client()?;
         let cwd = client.is_local().then(std::env::current_dir).and_then(Result::ok);
-        let Submitted { record, id, run } = submit(&client, &self.submission, &Here { cwd, env: false }).await?;
+        let Submitted { record, id, run } =
+            submit(&client, &self.submission, &Here { cwd, env: false }).await?;
         if !self.common.json {
             show::print(&format!("{id}\n"))?;
         }
@@ -96,7 +97,12 @@ impl Batch {
             match item.get("problem") {
                 Some(problem) => {
                     refused += 1;
-                    say(&format!("job {}: {}: {}", number + 1, record::text(problem, "/field"), record::text(problem, "/detail")));
+                    say(&format!(
+                        "job {}: {}: {}",
+                        number + 1,
+                        record::text(problem, "/field"),
+                        record::text(problem, "/detail")
+                    ));
                 }
                 None if self.common.json => {}
                 None => drop(show::print(&format!("{}\n", text_of(item)))?),

@@ -33,7 +33,9 @@ pub(super) fn table(screen: &Screen, heading: &[&str], rows: Vec<Vec<Cell>>) -> 
         (0..heading.len()).filter(|column| rows.iter().any(|row| !row[*column].0.is_empty())).collect();
     let mut widths: Vec<usize> = used
         .iter()
-        .map(|column| rows.iter().map(|row| cells(&row[*column].0)).max().unwrap_or(0).max(heading[*column].len()))
+        .map(|column| {
+            rows.iter().map(|row| cells(&row[*column].0)).max().unwrap_or(0).max(heading[*column].len())
+        })
         .collect();
     if let Some(width) = screen.width() {
         let mut whole = widths.clone();

@@ -247,8 +247,7 @@ fn is_this_machine(hosts: &[String], authority: &Authority, local: SocketAddr) -
         return false;
     }
     let host = authority.host().trim_end_matches('.');
-    let ours =
-        ["localhost", "127.0.0.1", "[::1]"].into_iter().chain(hosts.iter().map(String::as_str));
+    let ours = ["localhost", "127.0.0.1", "[::1]"].into_iter().chain(hosts.iter().map(String::as_str));
     ours.into_iter().any(|name| name.eq_ignore_ascii_case(host)) || is_address(host, local)
 }
 

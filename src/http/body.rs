@@ -50,9 +50,11 @@ pub(super) fn format(headers: &HeaderMap) -> Result<Format, Problem> {
         Some(_) | None => true,
     });
     let refusal = |detail: String| {
-        Err(Problem::new(Kind::UnsupportedMediaType, detail)
-            .field("Content-Type")
-            .allowed(["application/json", "text/x-shellscript", "text/x-python"]))
+        Err(Problem::new(Kind::UnsupportedMediaType, detail).field("Content-Type").allowed([
+            "application/json",
+            "text/x-shellscript",
+            "text/x-python",
+        ]))
     };
     if headers.get_all(header::CONTENT_ENCODING).iter().any(|coding| coding != "identity") {
         let detail = "an encoded body is not taken; send it as it is, without Content-Encoding";
@@ -136,12 +138,9 @@ mod tests {
         assert_eq!(kind("Application/JSON; charset=UTF-8"), Some(Format::Json));
         assert_eq!(kind("text/x-shellscript"), Some(Format::Shell));
         assert_eq!(kind("text/x-python; charset=utf-8"), Some(Format::Python));
-        for other in [
-            "",
-            "text/plain",
-            "application/x-www-form-urlencoded",
-            "application/json; charset=latin1",
-        ] {
+        for other in
+            ["", "text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin1"]
+        {
             assert_eq!(kind(other), None, "{other}");
         }
         assert!(format(&HeaderMap::new()).is_err());

@@ -13,7 +13,8 @@ use super::{Shared, access::ROUTES};
 use crate::metrics::{Counter, Histogram, Text, Type};
 
 /// Seconds. A client may ask to wait for up to a minute.
-const DURATIONS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+const DURATIONS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 /// The classes of status codes that are answered with.
 const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
@@ -64,7 +65,8 @@ impl Requests {
             }
         }
         let name = "runward_http_request_duration_seconds";
-        let help = "How long requests took until their answer began; with `wait` that is what was waited for.";
+        let help =
+            "How long requests took until their answer began; with `wait` that is what was waited for.";
         text.family(name, Type::Histogram, help);
         for ((method, path), route) in all() {
             text.histogram(name, &[("method", method), ("route", path)], &route.took);

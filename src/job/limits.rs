@@ -95,13 +95,9 @@ impl Limits {
     /// What they need.
     pub fn controllers(&self) -> impl Iterator<Item = Controller> {
         let Self { memory, cpu, pids } = self;
-        [
-            memory.map(|_| Controller::Memory),
-            cpu.map(|_| Controller::Cpu),
-            pids.map(|_| Controller::Pids),
-        ]
-        .into_iter()
-        .flatten()
+        [memory.map(|_| Controller::Memory), cpu.map(|_| Controller::Cpu), pids.map(|_| Controller::Pids)]
+            .into_iter()
+            .flatten()
     }
 
     /// Whether there are none.

@@ -144,13 +144,7 @@ pub struct Raised {
 impl Failure {
     /// A failure with nothing but its kind and a sentence.
     pub fn new(kind: &str, message: impl Into<String>) -> Self {
-        Self {
-            kind: kind.into(),
-            message: message.into(),
-            stage: None,
-            errno: None,
-            raised: None,
-        }
+        Self { kind: kind.into(), message: message.into(), stage: None, errno: None, raised: None }
     }
 }
 

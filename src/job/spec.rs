@@ -149,7 +149,9 @@ impl Retry {
     /// ceiling is as likely, and `jitter`, from 0 to 1, says what it is. See "Exponential Backoff And Jitter", AWS
     /// Architecture Blog, 2015.
     pub fn backoff(&self, attempts: u32, jitter: f64) -> Duration {
-        let doubled = self.initial_backoff.saturating_mul(1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX));
+        let doubled = self
+            .initial_backoff
+            .saturating_mul(1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX));
         let ceiling = doubled.min(self.max_backoff).max(Self::FLOOR);
         Self::FLOOR + (ceiling - Self::FLOOR).mul_f64(jitter.clamp(0.0, 1.0))
     }

@@ -109,7 +109,9 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             } else if *run == runs + 1 && *attempt == 1 {
                 match record.runs.iter().position(|known| known.run >= *run) {
                     Some(place) if record.runs[place].run == *run => record.runs[place].attempts.push(new),
-                    Some(_) | None => record.runs.insert(begun(record), Run { run: *run, job: None, attempts: vec![new] }),
+                    Some(_) | None => {
+                        record.runs.insert(begun(record), Run { run: *run, job: None, attempts: vec![new] })
+                    }
                 }
             } else {
                 return None;

@@ -139,9 +139,13 @@ fn not_executed(job: &Job, errno: i32, system: &io::Error, detail: Option<&str>)
         Errno::ENOENT if searched => format!("its {what} {program} is in no directory of its PATH{advice}"),
         Errno::ENOENT => format!("its {what} {program} does not exist{advice}"),
         Errno::ENOEXEC => {
-            format!("its {what} {program} is none that Linux executes; one for the shell begins with `#!/bin/sh`")
+            format!(
+                "its {what} {program} is none that Linux executes; one for the shell begins with `#!/bin/sh`"
+            )
         }
-        Errno::EAGAIN => format!("its {what} {program} could not be executed: its user has as many processes as it may"),
+        Errno::EAGAIN => {
+            format!("its {what} {program} could not be executed: its user has as many processes as it may")
+        }
         _ => format!("its {what} {program} could not be executed: {system}{advice}"),
     }
 }
@@ -198,16 +202,24 @@ mod tests {
     fn a_start_that_failed_names_what_it_failed_on() {
         let command = |argv: &str| Job::Command(Command { argv: vec![argv.into()], ..Command::default() });
         let script = |source: &str| Job::Script(Script { source: source.into(), ..Script::default() });
-        let say = |job: &Job, stage, errno: Errno| start_failure(&StartFailure::new(stage, errno as i32), job).message;
+        let say = |job: &Job, stage, errno: Errno| {
+            start_failure(&StartFailure::new(stage, errno as i32), job).message
+        };
         for (message, expected) in [
-            (say(&command("nope"), Stage::Exec, Errno::ENOENT), "its program nope is in no directory of its PATH"),
-            (say(&command("/x"), Stage::Exec, Errno::ENOENT), "its program /x does not exist"),
             (
-                say(&script("#!/no/sh\n"), Stage::Exec, Errno::ENOENT),
-                "its interpreter /no/sh does not exist",
+                say(&command("nope"), Stage::Exec, Errno::ENOENT),
+                "its program nope is in no directory of its PATH",
             ),
-            (say(&command("/x"), Stage::Exec, Errno::EACCES), "its program /x could not be executed: Permission"),
-            (say(&command("/x"), Stage::Cwd, Errno::ENOENT), "its working directory / could not be entered: No such"),
+            (say(&command("/x"), Stage::Exec, Errno::ENOENT), "its program /x does not exist"),
+            (say(&script("#!/no/sh\n"), Stage::Exec, Errno::ENOENT), "its interpreter /no/sh does not exist"),
+            (
+                say(&command("/x"), Stage::Exec, Errno::EACCES),
+                "its program /x could not be executed: Permission",
+            ),
+            (
+                say(&command("/x"), Stage::Cwd, Errno::ENOENT),
+                "its working directory / could not be entered: No such",
+            ),
         ] {
             assert!(message.starts_with(expected), "{message}");
         }

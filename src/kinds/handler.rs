@@ -48,13 +48,14 @@ impl Handlers {
     /// `echo` and `sleep`, for trying things out.
     #[expect(clippy::new_without_default, reason = "it is not empty")]
     pub fn new() -> Self {
-        Self(BTreeMap::new())
-            .register("echo", |call| async move { call.args() })
-            .register("sleep", |call| async move {
+        Self(BTreeMap::new()).register("echo", |call| async move { call.args() }).register(
+            "sleep",
+            |call| async move {
                 let Sleep(duration) = call.args()?;
                 call.scope().sleep(duration).await?;
                 Ok(Value::Null)
-            })
+            },
+        )
     }
 
     /// Adds a function. A cancellation drops it at the await where it stands. Another one of the same name is
@@ -124,7 +125,8 @@ impl Call {
             Job::Handler(handler) => &handler.args,
             Job::Command(_) | Job::Script(_) | Job::Python(_) | Job::Http(_) => &Value::Null,
         };
-        T::deserialize(args).map_err(|error| HandlerError::new("invalid_args", format!("`job.handler.args`: {error}")))
+        T::deserialize(args)
+            .map_err(|error| HandlerError::new("invalid_args", format!("`job.handler.args`: {error}")))
     }
 
     /// The scope of the job's main task: to sleep, to start tasks, to do blocking work on the Runner's executor.
@@ -184,8 +186,9 @@ pub(super) async fn run(
 ) -> Result<End, Stopped> {
     let Some((function, style)) = handlers.0.get(name) else {
         let known = handlers.names().join("`, `");
-        let message =
-            format!("this daemon has no handler `{name}` any more, only `{known}`; start one that registers it");
+        let message = format!(
+            "this daemon has no handler `{name}` any more, only `{known}`; start one that registers it"
+        );
         return Ok(failed(Failure::new("unknown_handler", message)));
     };
     let scope = call.scope.clone();
@@ -244,6 +247,8 @@ impl TryFrom<Value> for Sleep {
             }
             Some(Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)) | None => None,
         };
-        duration.map(Self).ok_or(r#"must be {"for": "10s"}, a duration such as "10s", or a number of seconds"#)
+        duration
+            .map(Self)
+            .ok_or(r#"must be {"for": "10s"}, a duration such as "10s", or a number of seconds"#)
     }
 }

@@ -27,8 +27,8 @@ use crate::{
     supervisor::ports::End,
 };
 use connect::{Line, Tls};
-pub(super) use outcome::chain;
 use outcome::Received;
+pub(super) use outcome::chain;
 
 /// What the server is told who asks.
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("runward/", env!("CARGO_PKG_VERSION")));
@@ -124,7 +124,8 @@ impl Client {
         *request.uri_mut() = path.parse().map_err(|error| broken(format!("no path to ask for: {error}")))?;
         if !request.headers().contains_key(header::HOST) {
             let host = &sending.url[Position::BeforeHost..Position::AfterPort];
-            let host = HeaderValue::from_str(host).map_err(|error| broken(format!("no host to name: {error}")))?;
+            let host =
+                HeaderValue::from_str(host).map_err(|error| broken(format!("no host to name: {error}")))?;
             request.headers_mut().insert(header::HOST, host);
         }
         // From here on the server may have carried it out.
@@ -143,7 +144,8 @@ impl Sending {
             let name = HeaderName::try_from(name).map_err(|_| bad("a name of a header"))?;
             let (text, secret) = resolve(value, context, &path)?;
             let mut value = HeaderValue::from_str(text).map_err(|_| {
-                let message = format!("what `{path}` holds can't be sent as a header: only visible characters can");
+                let message =
+                    format!("what `{path}` holds can't be sent as a header: only visible characters can");
                 Failure::new("context_unusable", message)
             })?;
             value.set_sensitive(secret);
@@ -193,7 +195,8 @@ impl Sending {
                 );
                 return Err(Failure::new("http_redirects", message));
             }
-            let secret = |name: &HeaderName, value: &HeaderValue| value.is_sensitive() || OF_THE_ORIGIN.contains(name);
+            let secret =
+                |name: &HeaderName, value: &HeaderValue| value.is_sensitive() || OF_THE_ORIGIN.contains(name);
             let kept = self.headers.iter().filter(|(name, value)| !secret(name, value));
             self.headers = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
         }
@@ -205,7 +208,9 @@ impl Sending {
 /// Where an answer sends the client.
 fn location(url: &Url, answer: &Response<Incoming>) -> Result<Option<Url>, Failure> {
     let redirects = matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308);
-    let Some(location) = answer.headers().get(header::LOCATION).filter(|_| redirects) else { return Ok(None) };
+    let Some(location) = answer.headers().get(header::LOCATION).filter(|_| redirects) else {
+        return Ok(None);
+    };
     let refused = |why: String| Err(Failure::new("http_redirects", why));
     let next = str::from_utf8(location.as_bytes()).ok().and_then(|location| url.join(location).ok());
     let Some(next) = next else { return refused("it was redirected to something that is no address".into()) };
@@ -214,7 +219,9 @@ fn location(url: &Url, answer: &Response<Incoming>) -> Result<Option<Url>, Failu
         ("https", "http") => {
             refused(format!("it was redirected from https to http, to {}", outcome::shown(&next)))
         }
-        (_, other) => refused(format!("it was redirected to `{other}:`, and only http and https are followed")),
+        (_, other) => {
+            refused(format!("it was redirected to `{other}:`, and only http and https are followed"))
+        }
     }
 }
 

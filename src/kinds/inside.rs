@@ -8,7 +8,10 @@ use std::{io, path::PathBuf, sync::Arc};
 use tokio::{runtime::Handle, sync::watch};
 use tracing::{Instrument, Span};
 
-use super::{Call, Context, Done, Handlers, Link, LogQuota, Main, Reporter, Stopped, handler, http, output::{Output, Outputs}};
+use super::{
+    Call, Context, Done, Handlers, Link, LogQuota, Main, Reporter, Stopped, handler, http,
+    output::{Output, Outputs},
+};
 use crate::{
     job::{Failure, Job, Record},
     runner::{AsyncRunner, Scope},
@@ -52,7 +55,9 @@ pub(super) fn start(
     output: Output,
 ) -> Main {
     let span = Span::current();
-    runner.start_scoped(move |scope| run(scope, inside, record, context, link, reporter, output).instrument(span))
+    runner.start_scoped(move |scope| {
+        run(scope, inside, record, context, link, reporter, output).instrument(span)
+    })
 }
 
 async fn run(
@@ -75,10 +80,10 @@ async fn run(
     Box::pin(reporter.send(News::Running { pid: None, start_time: None })).await;
     drop(reporter);
     let end = match record.job() {
-        Job::Http(job) => {
-            scope.cancellable(Box::pin(inside.http.run(job, &variables, &output))).await?
+        Job::Http(job) => scope.cancellable(Box::pin(inside.http.run(job, &variables, &output))).await?,
+        Job::Handler(job) => {
+            handler::run(&inside.handlers, job, Call::new(record.clone(), variables, scope, output)).await?
         }
-        Job::Handler(job) => handler::run(&inside.handlers, job, Call::new(record.clone(), variables, scope, output)).await?,
         Job::Command(_) | Job::Script(_) | Job::Python(_) => {
             let failure = Failure::new("internal", "a job of processes was given to the daemon itself");
             End { error: Some(failure), ..End::default() }

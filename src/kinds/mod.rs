@@ -7,10 +7,10 @@
 mod ending;
 mod environment;
 mod handler;
+mod handover;
 mod http;
 mod inside;
 mod output;
-mod handover;
 mod process;
 mod python;
 mod run_files;
@@ -41,20 +41,20 @@ use tracing::Instrument;
 pub use ending::end_of_spooled;
 pub use environment::Environment;
 pub use handler::{Call, HandlerError, HandlerResult, Handlers};
+pub use handover::Handover;
 pub use http::{Client as HttpClient, HttpRules, Place as HttpPlace};
 pub use inside::Inside;
-pub use output::Outputs;
 use output::Output;
+pub use output::Outputs;
 use process::Stopped;
-pub use handover::Handover;
-pub use variables::Variables;
 use variables::Context;
+pub use variables::Variables;
 
 use crate::{
-    secrets::Vault,
     job::{AttemptKey, Drain, Failure, Record, RunnerId, SharedContext},
     process::Launcher,
     runner::{AsyncRunner, CloseReport, EventLoop, LoopFactory, MainTask, RunError, Runner, RunnerHandle},
+    secrets::Vault,
     supervisor::ports::{End, LoopFacts, News, Report, Runners, TaskFacts},
 };
 
@@ -421,11 +421,7 @@ impl Drive {
 }
 
 /// How a main task ended; `None`: nobody wants to know.
-fn done(
-    ended: Result<Result<Done, Stopped>, RunError>,
-    inside: bool,
-    reporter: &Reporter,
-) -> Option<Done> {
+fn done(ended: Result<Result<Done, Stopped>, RunError>, inside: bool, reporter: &Reporter) -> Option<Done> {
     let end = match ended {
         Ok(Ok(done)) => return Some(done),
         Ok(Err(Stopped::Aborted)) => return None,

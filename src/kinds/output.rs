@@ -41,7 +41,12 @@ pub struct Outputs {
 
 #[derive(Debug)]
 enum Order {
-    Write { log: Arc<Log>, stream: Stream, at: u64, bytes: Box<[u8]> },
+    Write {
+        log: Arc<Log>,
+        stream: Stream,
+        at: u64,
+        bytes: Box<[u8]>,
+    },
     /// All orders before it are carried out.
     Flush(Arc<Log>, oneshot::Sender<u64>),
 }
@@ -205,7 +210,11 @@ mod tests {
         let outputs = Outputs::start(dir.path().into(), quota(1 << 20, 1 << 20)).expect("started");
         let records: Vec<_> = (0..OPEN_FILES * 3).map(|_| record()).collect();
         let logs: Vec<_> = records.iter().map(|record| outputs.of(record)).collect();
-        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 0, "nothing before the first line");
+        assert_eq!(
+            std::fs::read_dir(dir.path()).expect("readable").count(),
+            0,
+            "nothing before the first line"
+        );
         for turn in 0..3_u8 {
             for log in &logs {
                 log.write(Stream::Stdout, &[b'0' + turn]).await;
@@ -218,10 +227,12 @@ mod tests {
             let read = read(&outputs, record);
             assert_eq!((facts.bytes, facts.dropped), (read.len() as u64, 0));
             assert!(read.starts_with(b"012"), "{read:?}");
-            let files = std::fs::read_dir(attempt_dir(dir.path(), record.id, 1, 1)).expect("readable").count();
+            let files =
+                std::fs::read_dir(attempt_dir(dir.path(), record.id, 1, 1)).expect("readable").count();
             assert_eq!(files, 1, "a file that was closed is gone on with");
         }
-        let open = logs.iter().filter(|log| lock(&log.0.writer).as_ref().is_some_and(|writer| writer.is_open()));
+        let open =
+            logs.iter().filter(|log| lock(&log.0.writer).as_ref().is_some_and(|writer| writer.is_open()));
         assert!(open.count() <= OPEN_FILES);
     }
 

@@ -13,7 +13,10 @@ use nix::sys::signal::Signal;
 use tokio::time::sleep;
 use tracing::{Instrument, Span};
 
-use super::{Context, Done, Link, LogQuota, Main, Reporter, Shared, Variables, ending, python, run_files::RunFiles, script};
+use super::{
+    Context, Done, Link, LogQuota, Main, Reporter, Shared, Variables, ending, python, run_files::RunFiles,
+    script,
+};
 use crate::{
     job::{self, Action, AttemptKey, Failure, Job, Limits, Process, Record, Rlimit, Script},
     process::{
@@ -66,7 +69,8 @@ pub(super) fn start(
     reporter: Reporter,
 ) -> Main {
     let span = Span::current();
-    runner.start_scoped(move |scope| run(scope, shared, record, key, context, link, reporter).instrument(span))
+    runner
+        .start_scoped(move |scope| run(scope, shared, record, key, context, link, reporter).instrument(span))
 }
 
 async fn run(
@@ -86,7 +90,9 @@ async fn run(
             LaunchError::Prepare { stage, errno } => {
                 ending::start_failure(&StartFailure::new(stage, errno), record.job())
             }
-            error => Failure { stage: Some("launch".into()), ..Failure::new("start_failed", error.to_string()) },
+            error => {
+                Failure { stage: Some("launch".into()), ..Failure::new("start_failed", error.to_string()) }
+            }
         });
         shim.map(|shim| (shim, launch.files.dir.is_some()))
     };
@@ -221,7 +227,8 @@ async fn plan(
     variables: Variables,
 ) -> Result<Launch, Failure> {
     let (shared, job) = (Arc::clone(shared), Arc::clone(&record));
-    let switches = job.job().process().is_some_and(|process| process.user.is_some() || process.group.is_some());
+    let switches =
+        job.job().process().is_some_and(|process| process.user.is_some() || process.group.is_some());
     let blocks = switches || matches!(job.job(), Job::Script(_));
     let planned = move || plan_now(&shared, &record, key, &variables);
     let planned = match blocks {
@@ -288,7 +295,8 @@ fn plan_now(
     launch.nice = process.nice;
     launch.rlimits = process.rlimits.iter().map(rlimit).collect();
     launch.limits = tree_limits(process.limits);
-    LogQuota { segment_bytes: launch.segment_bytes, max_bytes: launch.max_log_bytes } = *shared.quota.borrow();
+    LogQuota { segment_bytes: launch.segment_bytes, max_bytes: launch.max_log_bytes } =
+        *shared.quota.borrow();
     Ok(launch)
 }
 

@@ -59,5 +59,4 @@ pub(super) fn interpreter(python: &Python) -> &str {
 }
 
 /// What helps where that can't be executed.
-pub(super) const ADVICE: &str =
-    "; install Python 3.11 or later, for example with `apt-get install python3`, or name one in `interpreter`";
+pub(super) const ADVICE: &str = "; install Python 3.11 or later, for example with `apt-get install python3`, or name one in `interpreter`";

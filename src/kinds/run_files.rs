@@ -154,7 +154,9 @@ fn context(taken: &Taken) -> Result<BTreeMap<String, Option<String>>, String> {
                     match lines.next() {
                         Some((_, line)) if line == end => break,
                         Some((_, line)) => value.push(line),
-                        None => return Err(format!("has no line that ends the value begun in line {number}")),
+                        None => {
+                            return Err(format!("has no line that ends the value begun in line {number}"));
+                        }
                     }
                 }
                 (name, Some(value.join("\n")))
@@ -193,11 +195,16 @@ fn failure(taken: &Taken) -> Option<Failure> {
     let told: Option<Told> = match taken {
         Ok(None) => return None,
         Ok(Some(text)) => serde_json::from_str(text).ok(),
-        Err(Untaken::Link | Untaken::NotRegular | Untaken::Owner(_) | Untaken::TooLarge | Untaken::NotText)
+        Err(
+            Untaken::Link | Untaken::NotRegular | Untaken::Owner(_) | Untaken::TooLarge | Untaken::NotText,
+        )
         | Err(Untaken::Unreadable(_)) => None,
     };
     let Some(told) = told.filter(|told| KINDS.contains(&told.kind.as_str())) else {
-        return Some(Failure::new("exception", "it failed, and what it has left of the reason can't be read"));
+        return Some(Failure::new(
+            "exception",
+            "it failed, and what it has left of the reason can't be read",
+        ));
     };
     let raised = told.exception.zip(told.traceback).map(|(exception, traceback)| {
         let traceback = end(traceback, MAX_TRACEBACK);

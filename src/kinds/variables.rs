@@ -111,8 +111,12 @@ mod tests {
     #[test]
     fn what_a_run_set_is_over_what_was_submitted_is_over_what_is_shared() {
         let plain = |text: &str| ContextValue::Plain(text.into());
-        let context =
-            context(&[("A", plain("shared")), ("B", plain("shared")), ("C", plain("shared")), ("D", plain("shared"))]);
+        let context = context(&[
+            ("A", plain("shared")),
+            ("B", plain("shared")),
+            ("C", plain("shared")),
+            ("D", plain("shared")),
+        ]);
         let record = record(&[("B", "own"), ("C", "own")], &[("C", Some("set")), ("D", None)]);
         let variables = context.variables_now(&record).expect("resolved");
         let pairs: Vec<_> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();

@@ -11,8 +11,8 @@ pub const FAST: &[f64] =
 
 /// What takes from milliseconds to a day.
 pub const SLOW: &[f64] = &[
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0,
-    14_400.0, 43_200.0, 86_400.0,
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0,
+    3600.0, 14_400.0, 43_200.0, 86_400.0,
 ];
 
 /// A number that only grows.
@@ -82,7 +82,11 @@ pub struct Histogram {
 impl Histogram {
     /// A histogram with buckets up to these bounds, which rise.
     pub fn new(bounds: &'static [f64]) -> Self {
-        Self { bounds, buckets: (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect(), sum: AtomicU64::new(0) }
+        Self {
+            bounds,
+            buckets: (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect(),
+            sum: AtomicU64::new(0),
+        }
     }
 
     /// Adds a time.
@@ -108,7 +112,8 @@ impl Histogram {
             count += bucket.load(Relaxed);
             count
         };
-        let below = self.bounds.iter().zip(&self.buckets).map(|(bound, bucket)| (*bound, up_to(bucket))).collect();
+        let below =
+            self.bounds.iter().zip(&self.buckets).map(|(bound, bucket)| (*bound, up_to(bucket))).collect();
         let all = up_to(&self.buckets[self.bounds.len()]);
         (below, all, self.sum.load(Relaxed) as f64 / 1e6)
     }

@@ -70,13 +70,21 @@ fn place<T: PartialEq>(all: &[T], one: &T) -> usize {
 impl Jobs {
     /// Counts what was made durable, and gives how many are to be told of a close. `records` are as the last of the
     /// events leaves them.
-    pub fn committed(&self, events: &[Event], records: &[Arc<Record>], refused: impl Fn(RunnerId) -> bool) -> i64 {
-        let records: HashMap<RunnerId, &Record> = records.iter().map(|record| (record.id, &**record)).collect();
+    pub fn committed(
+        &self,
+        events: &[Event],
+        records: &[Arc<Record>],
+        refused: impl Fn(RunnerId) -> bool,
+    ) -> i64 {
+        let records: HashMap<RunnerId, &Record> =
+            records.iter().map(|record| (record.id, &**record)).collect();
         let mut messages = 0;
         for event in events.iter().filter(|event| !refused(event.runner)) {
             let record = records.get(&event.runner).copied();
             self.count(event, record);
-            if matches!(event.kind, EventKind::Closed(_)) && record.is_some_and(|it| it.spec.on_close.is_some()) {
+            if matches!(event.kind, EventKind::Closed(_))
+                && record.is_some_and(|it| it.spec.on_close.is_some())
+            {
                 messages += 1;
             }
         }
@@ -130,17 +138,29 @@ impl Jobs {
         text.family(name, Type::Counter, "Runners that were accepted, by the kind of their job.");
         by_kind(text, name, &self.submitted);
         let name = "runward_runners_closed_total";
-        text.family(name, Type::Counter, "Runners that were closed, by the kind of their last job and its outcome.");
+        text.family(
+            name,
+            Type::Counter,
+            "Runners that were closed, by the kind of their last job and its outcome.",
+        );
         by_outcome(text, name, &self.closed);
         text.counter("runward_runners_purged_total", "Closed Runners that were forgotten.", &self.purged);
         let name = "runward_attempts_started_total";
-        text.family(name, Type::Counter, "Attempts that were started; none executes before that is on record.");
+        text.family(
+            name,
+            Type::Counter,
+            "Attempts that were started; none executes before that is on record.",
+        );
         by_kind(text, name, &self.started);
         let name = "runward_attempts_ended_total";
         text.family(name, Type::Counter, "Attempts that are over, by kind and outcome.");
         by_outcome(text, name, &self.ended);
         let name = "runward_requeued_total";
-        text.family(name, Type::Counter, "How often a Runner waited for its turn again, by why; retry: after a failure.");
+        text.family(
+            name,
+            Type::Counter,
+            "How often a Runner waited for its turn again, by why; retry: after a failure.",
+        );
         for (reason, counter) in RequeueReason::ALL.iter().zip(&self.requeued) {
             text.sample(name, &[("reason", reason.as_str())], counter.get());
         }
@@ -162,7 +182,11 @@ impl Jobs {
         text.counter("runward_blocking_abandoned_total", help, &self.abandoned);
         let help = "Processes that outlived their job's main process and were killed.";
         text.counter("runward_processes_swept_total", help, &self.swept);
-        text.counter("runward_log_bytes_total", "Bytes that jobs wrote, of attempts that are over.", &self.log_bytes);
+        text.counter(
+            "runward_log_bytes_total",
+            "Bytes that jobs wrote, of attempts that are over.",
+            &self.log_bytes,
+        );
         let help = "Bytes of these that were not kept: over the quota, or not writable.";
         text.counter("runward_log_dropped_bytes_total", help, &self.log_dropped);
     }

@@ -17,7 +17,8 @@ pub use process::Process;
 pub use text::{Text, Type};
 
 /// Events of one commit.
-const EVENTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0];
+const EVENTS: &[f64] =
+    &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0];
 
 /// All that is counted. Shared by those who count and the one who tells.
 #[derive(Debug)]
@@ -103,7 +104,11 @@ impl Metrics {
     pub fn write(&self, text: &mut Text) {
         self.jobs.write(text);
         let Store { commits, events, failures } = &self.store;
-        text.family("runward_store_commit_duration_seconds", Type::Histogram, "How long commits of the store took.");
+        text.family(
+            "runward_store_commit_duration_seconds",
+            Type::Histogram,
+            "How long commits of the store took.",
+        );
         text.histogram("runward_store_commit_duration_seconds", &[], commits);
         text.family("runward_store_commit_events", Type::Histogram, "Events in a commit of the store.");
         text.histogram("runward_store_commit_events", &[], events);
@@ -113,14 +118,22 @@ impl Metrics {
         text.counter("runward_webhook_failures_total", "Tries to deliver a message that failed.", failures);
         text.counter("runward_webhooks_given_up_total", "Messages that were given up.", given_up);
         text.gauge("runward_webhooks_pending", "Messages that are still to be delivered.", pending.get());
-        text.family("runward_core_lag_seconds", Type::Histogram, "How long requests waited for the supervisor's loop.");
+        text.family(
+            "runward_core_lag_seconds",
+            Type::Histogram,
+            "How long requests waited for the supervisor's loop.",
+        );
         text.histogram("runward_core_lag_seconds", &[], &self.core_lag);
         let name = "runward_http_connections";
         text.family(name, Type::Gauge, "Connections to the API that are open.");
         text.sample(name, &[("transport", "tcp")], self.connections.tcp.get());
         text.sample(name, &[("transport", "unix")], self.connections.unix.get());
         let name = "runward_settings_reloads_total";
-        text.family(name, Type::Counter, "How often the settings were read again; refused: nothing was changed.");
+        text.family(
+            name,
+            Type::Counter,
+            "How often the settings were read again; refused: nothing was changed.",
+        );
         text.sample(name, &[("result", "taken")], self.reloads.taken.get());
         text.sample(name, &[("result", "refused")], self.reloads.refused.get());
     }

@@ -69,7 +69,8 @@ mod tests {
 
     #[test]
     fn this_process_has_descriptors_memory_and_threads() {
-        let Process { open_fds, max_fds, resident_bytes, virtual_bytes, threads, cpu_seconds } = Process::read();
+        let Process { open_fds, max_fds, resident_bytes, virtual_bytes, threads, cpu_seconds } =
+            Process::read();
         assert!(open_fds >= 3 && max_fds >= open_fds as u64);
         assert!(resident_bytes > 1 << 20 && virtual_bytes > resident_bytes);
         assert!(threads >= 2 && cpu_seconds >= 0.0);

@@ -50,7 +50,10 @@ pub fn take(file: &File) -> io::Result<()> {
         if left.is_empty() {
             continue;
         }
-        tracing::warn!(pids = pids(&left), "what holds the jobs of an earlier daemon does not end: it is killed");
+        tracing::warn!(
+            pids = pids(&left),
+            "what holds the jobs of an earlier daemon does not end: it is killed"
+        );
         signal(&left, Signal::KILL);
         let left = ended(left, LEFTOVER_LIMIT)?;
         if !left.is_empty() {
@@ -103,7 +106,9 @@ fn holders(file: &File) -> io::Result<Vec<Holder>> {
             continue;
         }
         // Held first and looked at again: what is signalled is what was looked at, or has ended since.
-        let Some(Ok(pidfd)) = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty())) else { continue };
+        let Some(Ok(pidfd)) = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
+            continue;
+        };
         if holds(pid, &ours, name) {
             found.push(Holder { pid, pidfd });
         }
@@ -117,9 +122,8 @@ fn holds(pid: i32, ours: &Metadata, name: &OsStr) -> bool {
     entries.flatten().any(|entry| {
         // By name first: to look at any file somebody has open might wait for a server that is gone.
         let named = fs::read_link(entry.path()).is_ok_and(|path| path.file_name() == Some(name));
-        let same = || {
-            fs::metadata(entry.path()).is_ok_and(|its| (its.dev(), its.ino()) == (ours.dev(), ours.ino()))
-        };
+        let same =
+            || fs::metadata(entry.path()).is_ok_and(|its| (its.dev(), its.ino()) == (ours.dev(), ours.ino()));
         let locked = || {
             let info = format!("/proc/{pid}/fdinfo/{}", entry.file_name().display());
             fs::read_to_string(info).is_ok_and(|info| {

@@ -124,7 +124,10 @@ fn make_room(own: &Path, base: &Path, daemon: u32) -> Result<(), String> {
     };
     moved.map_err(|error| {
         fs::remove_dir(&leaf).ok();
-        format!("the daemon can't move into the cgroup {}: {error}; give it the group that it is in", leaf.display())
+        format!(
+            "the daemon can't move into the cgroup {}: {error}; give it the group that it is in",
+            leaf.display()
+        )
     })
 }
 
@@ -158,7 +161,8 @@ pub(super) fn move_back(base: &Path) -> io::Result<()> {
     if !leaf.exists() {
         return Ok(());
     }
-    let off: Vec<_> = words(&own.join("cgroup.subtree_control")).iter().map(|name| format!("-{name}")).collect();
+    let off: Vec<_> =
+        words(&own.join("cgroup.subtree_control")).iter().map(|name| format!("-{name}")).collect();
     fs::write(own.join("cgroup.subtree_control"), off.join(" "))?;
     fs::write(own.join("cgroup.procs"), "0")?;
     fs::remove_dir(leaf)

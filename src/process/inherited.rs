@@ -1,5 +1,8 @@
 //! What the daemon itself inherits from whoever started it.
-#![expect(unsafe_code, reason = "neither a signal's disposition nor a descriptor that was handed over can be had otherwise")]
+#![expect(
+    unsafe_code,
+    reason = "neither a signal's disposition nor a descriptor that was handed over can be had otherwise"
+)]
 
 use std::ffi::OsString;
 use std::io;

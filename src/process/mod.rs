@@ -18,8 +18,8 @@
 mod cgroup;
 pub mod children_lock;
 pub mod containment;
-mod files;
 mod controllers;
+mod files;
 mod handle;
 mod inherited;
 mod keeper;
@@ -35,8 +35,8 @@ pub mod spool;
 
 use std::time::Duration;
 
-pub use files::{Files, Taken, Untaken};
 pub use controllers::{LimitSupport, hand_on};
+pub use files::{Files, Taken, Untaken};
 pub use handle::{SendError, Shim, ShimControl, ShimEvent};
 pub use inherited::{HandedOver, handed_over, reset_inherited_signals};
 pub use launch::{Ending, ExitReport, Launch, Oom, RLimit, Resource, Stage, StartFailure, TreeLimits, User};

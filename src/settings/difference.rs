@@ -29,7 +29,8 @@ impl Settings {
         let (old, new) = (self.values(), newer.values());
         let keys: BTreeMap<&String, bool> =
             old.iter().chain(&new).map(|(key, (_, needs_restart))| (key, *needs_restart)).collect();
-        let shown = |values: &Values, key| values.get(key).map_or_else(|| "unset".into(), |(shown, _)| shown.clone());
+        let shown =
+            |values: &Values, key| values.get(key).map_or_else(|| "unset".into(), |(shown, _)| shown.clone());
         keys.into_iter()
             .map(|(key, needs_restart)| {
                 let (from, to) = (shown(&old, key), shown(&new, key));
@@ -150,7 +151,9 @@ mod tests {
         let old = with("[jobs]\nmax_running = 3\n[queues.a]\nmax_running = 1\n");
         let new = with("listen = \"unix:x\"\n[jobs]\nmax_running = 4\n[retention]\nmax_age = \"off\"\n");
         let found: Vec<String> = (old.differences(&new).into_iter())
-            .map(|Difference { key, from, to, needs_restart }| format!("{key}: {from} → {to}, {needs_restart}"))
+            .map(|Difference { key, from, to, needs_restart }| {
+                format!("{key}: {from} → {to}, {needs_restart}")
+            })
             .collect();
         let expected = [
             "jobs.max_running: 3 → 4, false",

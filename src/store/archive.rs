@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     job::{self, Event, QueueSettings, Record, RunnerId, SharedContext, State},
-    supervisor::{core::Restored, Archive, Filter, ReadError, Reading, ports::Records},
+    supervisor::{Archive, Filter, ReadError, Reading, core::Restored, ports::Records},
 };
 
 /// Two readers, so that a long page does not hold up a short look-up.

@@ -138,7 +138,8 @@ pub(super) fn purge(transaction: &Transaction<'_>, id: RunnerId) -> rusqlite::Re
         .query_row([row], |row| Ok((row.get::<_, u64>(0)?, record_from_row(row, 1)?)))
         .optional()?;
     let Some((n, record)) = known else { return Ok(()) };
-    let mut label = transaction.prepare_cached("DELETE FROM labels WHERE key = ?1 AND value = ?2 AND n = ?3")?;
+    let mut label =
+        transaction.prepare_cached("DELETE FROM labels WHERE key = ?1 AND value = ?2 AND n = ?3")?;
     for (key, value) in &record.spec.labels {
         label.execute(params![key, value, n])?;
     }
@@ -172,6 +173,8 @@ pub(super) fn oldest_closed(connection: &Connection, limit: usize) -> rusqlite::
 pub(super) fn totals(connection: &Connection) -> rusqlite::Result<Totals> {
     let totals = |row: &Row<'_>| Ok(Totals { records: row.get(0)?, log_bytes: row.get(1)? });
     connection
-        .prepare_cached("SELECT count(*), coalesce(sum(log_bytes), 0) FROM runners WHERE closed_at IS NOT NULL")?
+        .prepare_cached(
+            "SELECT count(*), coalesce(sum(log_bytes), 0) FROM runners WHERE closed_at IS NOT NULL",
+        )?
         .query_row([], totals)
 }

@@ -134,7 +134,9 @@ fn make_private(path: &Path) -> Result<(), OpenError> {
 impl OpenError {
     /// Whether it may be well again without anybody touching the file: no room, no permission, no descriptors.
     pub fn may_pass(&self) -> bool {
-        use rusqlite::ErrorCode::{CannotOpen, DiskFull, OutOfMemory, PermissionDenied, ReadOnly, SystemIoFailure};
+        use rusqlite::ErrorCode::{
+            CannotOpen, DiskFull, OutOfMemory, PermissionDenied, ReadOnly, SystemIoFailure,
+        };
         if matches!(self, Self::Mode { .. }) {
             return true;
         }

@@ -29,7 +29,10 @@ pub(super) fn event_from_row(row: &Row<'_>) -> rusqlite::Result<Event> {
 }
 
 /// From a column of JSON.
-pub(super) fn json_from_row<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+pub(super) fn json_from_row<T: serde::de::DeserializeOwned>(
+    row: &Row<'_>,
+    column: usize,
+) -> rusqlite::Result<T> {
     serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|error| unreadable(column, error))
 }
 

@@ -288,7 +288,8 @@ impl<R: Runners, S: Records> Actor<R, S> {
             }
             Command::Standing { id, reply } => {
                 // One whose start could not be recorded does not wait for the core any more.
-                let starts = || self.failing.as_ref().and(self.core.attempt(id)).map(|_| Standing::StoreFailing);
+                let starts =
+                    || self.failing.as_ref().and(self.core.attempt(id)).map(|_| Standing::StoreFailing);
                 drop(reply.send(self.core.standing(id).or_else(starts)));
             }
             Command::Queues { reply } => drop(reply.send(self.core.queues())),

@@ -42,12 +42,29 @@ impl From<Command> for Sent {
 pub(super) enum Command {
     /// All of them in one transaction.
     Submit(Vec<(Submission, oneshot::Sender<Reply>)>),
-    Ask { id: RunnerId, request: Request, reply: oneshot::Sender<Reply> },
-    Change { change: Change, reply: oneshot::Sender<Reply> },
-    Loop { id: RunnerId, reply: oneshot::Sender<Option<LoopFacts>> },
-    Standing { id: RunnerId, reply: oneshot::Sender<Option<Standing>> },
-    Queues { reply: oneshot::Sender<Vec<QueueStatus>> },
-    Pulse { reply: oneshot::Sender<()> },
+    Ask {
+        id: RunnerId,
+        request: Request,
+        reply: oneshot::Sender<Reply>,
+    },
+    Change {
+        change: Change,
+        reply: oneshot::Sender<Reply>,
+    },
+    Loop {
+        id: RunnerId,
+        reply: oneshot::Sender<Option<LoopFacts>>,
+    },
+    Standing {
+        id: RunnerId,
+        reply: oneshot::Sender<Option<Standing>>,
+    },
+    Queues {
+        reply: oneshot::Sender<Vec<QueueStatus>>,
+    },
+    Pulse {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// A job to be accepted.
@@ -350,11 +367,9 @@ impl Supervisor {
     pub async fn set_variable(&self, name: String, value: Option<ContextValue>) -> Result<u64, Refusal> {
         match self.change(Change::Variable(name, value)).await? {
             Answer::Version(version) => Ok(version),
-            Answer::Accepted
-            | Answer::AlreadySo
-            | Answer::Run(_)
-            | Answer::Denied(_)
-            | Answer::Unknown => Ok(self.context().version),
+            Answer::Accepted | Answer::AlreadySo | Answer::Run(_) | Answer::Denied(_) | Answer::Unknown => {
+                Ok(self.context().version)
+            }
         }
     }
 

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use crate::job::{
-    AttemptKey, Drain, Event, EventKind, Exit, Failure, Outcome, OutputFacts, QueueSettings, Record, RunnerId, SharedContext,
-    Variable,
+    AttemptKey, Drain, Event, EventKind, Exit, Failure, Outcome, OutputFacts, QueueSettings, Record,
+    RunnerId, SharedContext, Variable,
 };
 
 /// What is made durable at once: all of it or nothing, but for refused submissions.

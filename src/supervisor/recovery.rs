@@ -6,12 +6,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{
-    core::{Next, Now, final_outcome, ended, requeued, what_follows},
+    core::{Next, Now, ended, final_outcome, requeued, what_follows},
     ports::{Batch, End},
 };
 use crate::job::{
-    self, AttemptState, CloseFacts, Event, EventKind, Failure, Illegal, Record,
-    RequeueReason, State,
+    self, AttemptState, CloseFacts, Event, EventKind, Failure, Illegal, Record, RequeueReason, State,
 };
 
 /// What is known of an attempt that was under way, from what its shim left. Certain, because by then every
@@ -110,7 +109,9 @@ fn fate(record: &Record, now: Now) -> Vec<EventKind> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{OnLost, Outcome, AttemptKey, CancelReason, Command, Exit, Job, Requester, RunnerId, Spec};
+    use crate::job::{
+        AttemptKey, CancelReason, Command, Exit, Job, OnLost, Outcome, Requester, RunnerId, Spec,
+    };
 
     const NOW: Now = Now { wall: Timestamp::UNIX_EPOCH, mono: std::time::Duration::ZERO, jitter: 1.0 };
 
@@ -118,8 +119,13 @@ mod tests {
         let id = RunnerId::new();
         let job = Job::Command(Command { argv: vec!["true".into()], ..Command::default() });
         let spec = Arc::new(Spec { on_lost, ..Spec::new(job, std::time::Duration::from_secs(300)) });
-        let starting =
-            EventKind::Starting { run: 1, attempt: 1, key: AttemptKey::new(), boot_id: "b".into(), context_version: 0 };
+        let starting = EventKind::Starting {
+            run: 1,
+            attempt: 1,
+            key: AttemptKey::new(),
+            boot_id: "b".into(),
+            context_version: 0,
+        };
         let kinds = [EventKind::Submitted { spec }, starting].into_iter().chain(then);
         let events: Vec<Event> = (1..)
             .zip(kinds)
@@ -181,7 +187,8 @@ mod tests {
         for (told, recorded) in [(Some(40), 40), (None, 100), (Some(-5), 0), (Some(200), 100)] {
             let end = End { exit: Some(Exit::Code(0)), at: told.map(at), ..End::default() };
             let evidence = Evidence::Ended(end);
-            let batch = plan(vec![record(OnLost::Fail, vec![running()])], |_| evidence.clone(), 100, now).expect("legal");
+            let batch = plan(vec![record(OnLost::Fail, vec![running()])], |_| evidence.clone(), 100, now)
+                .expect("legal");
             let times: Vec<_> = batch.events.iter().map(|event| event.at).collect();
             assert_eq!(times, [at(recorded), at(100), at(100)], "{told:?}: ended, draining, closed");
             assert_eq!(batch.records[0].attempt().and_then(|attempt| attempt.ended_at), Some(at(recorded)));
@@ -225,8 +232,10 @@ mod tests {
     fn a_drain_that_was_interrupted_keeps_the_outcome() {
         let end = End { exit: Some(Exit::Code(0)), ..End::default() };
         let ended = end.into_event(Outcome::Succeeded);
-        let after =
-            recover(record(OnLost::Requeue, vec![running(), ended, EventKind::Draining { outcome: None }]), Evidence::Unknown);
+        let after = recover(
+            record(OnLost::Requeue, vec![running(), ended, EventKind::Draining { outcome: None }]),
+            Evidence::Unknown,
+        );
         assert_eq!((after.state, after.outcome), (State::Closed, Some(Outcome::Succeeded)));
     }
 }

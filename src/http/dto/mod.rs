@@ -11,9 +11,7 @@ mod queue;
 mod runner;
 mod submission;
 
-pub(super) use batch::{
-    Batch, CancelFilter, CancelledItem, CancelledMany, Made, Submitted, SubmittedItem,
-};
+pub(super) use batch::{Batch, CancelFilter, CancelledItem, CancelledMany, Made, Submitted, SubmittedItem};
 pub(super) use context::{Context, SetVariable, Unset, Variable};
 pub(super) use event::{Event, EventPage};
 pub(super) use event_loop::EventLoop;

@@ -308,8 +308,8 @@ mod tests {
         handler_kind::HANDLER,
         http_kind::HTTP,
         job::{COMMAND, SCRIPT},
-        python_kind::PYTHON,
         on_close::ON_CLOSE,
+        python_kind::PYTHON,
         retry::RETRY,
     };
 

@@ -151,7 +151,9 @@ fn position(record: &Record, wanted: &Wanted) -> Result<Option<Position>, Proble
     match (run, attempt) {
         (Some(run), Some(attempt)) => Ok(Some(Position { run: run.run, attempt: attempt.attempt })),
         // Nothing was executed yet: there is no output, but there may be.
-        (None, None | Some(_)) if wanted.run.is_none_or(|run| run == 1) && wanted.attempt.is_none() => Ok(None),
+        (None, None | Some(_)) if wanted.run.is_none_or(|run| run == 1) && wanted.attempt.is_none() => {
+            Ok(None)
+        }
         (Some(run), None) if run.attempts.is_empty() && wanted.attempt.is_none() => Ok(None),
         (None | Some(_), None | Some(_)) => Err(Problem::new(
             Kind::AttemptNotFound,

@@ -173,7 +173,10 @@ pub(super) async fn info(State(shared): State<Shared>, uri: Uri) -> Result<Respo
             tier: info.containment.tier.clone(),
             detail: info.containment.detail.clone(),
             limits: limits.iter().filter(|(_, is)| is.is_ok()).map(|(name, _)| *name).collect(),
-            limits_missing: limits.iter().filter_map(|(name, is)| Some((*name, is.as_ref().err()?.clone()))).collect(),
+            limits_missing: limits
+                .iter()
+                .filter_map(|(name, is)| Some((*name, is.as_ref().err()?.clone())))
+                .collect(),
         },
         counts: Counts { queued: counts.queued, active: counts.active },
         limits: Limits {

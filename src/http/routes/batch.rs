@@ -56,11 +56,12 @@ pub(super) async fn submit(
     let list = read_list(value)?;
     let keys: Vec<_> = match &key {
         None => list.iter().map(|_| None).collect(),
-        Some(key) => list.iter().zip(0..).map(|(body, place)| Some(idempotency::of_item(key, place, body))).collect(),
+        Some(key) => {
+            list.iter().zip(0..).map(|(body, place)| Some(idempotency::of_item(key, place, body))).collect()
+        }
     };
     let config = shared.config();
-    let mut specs: Vec<_> =
-        list.into_iter().map(|body| submission::spec(body, &config)).collect();
+    let mut specs: Vec<_> = list.into_iter().map(|body| submission::spec(body, &config)).collect();
     check_identities(&shared, &mut specs).await?;
     let (items, submissions) = sort(specs, keys);
     let sent: Vec<_> = submissions.iter().map(|submission| submission.key.clone()).collect();
@@ -121,7 +122,8 @@ fn place(number: usize) -> String {
 
 fn read_list(value: Value) -> Result<Vec<Value>, Problem> {
     let mut fields = Fields::open(value, "", &["runners"])?;
-    let expected = || invalid("runners", "a list of 1 to 1000 submissions, each as the body of POST /v1/runners");
+    let expected =
+        || invalid("runners", "a list of 1 to 1000 submissions, each as the body of POST /v1/runners");
     match fields.value("runners") {
         None => Err(Problem::new(
             Kind::MissingField,

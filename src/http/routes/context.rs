@@ -134,7 +134,9 @@ fn read_value(name: &str, body: Value, vault: &Vault) -> Result<ContextValue, Pr
                 return Ok(ContextValue::Plain(text));
             }
             let sealed = vault.seal(name, &text);
-            sealed.map(ContextValue::Sealed).map_err(|error| Problem::new(Kind::StoreFailing, error.to_string()))
+            sealed
+                .map(ContextValue::Sealed)
+                .map_err(|error| Problem::new(Kind::StoreFailing, error.to_string()))
         }
         (None, Some(from)) => {
             if secret == Some(false) {
@@ -175,13 +177,15 @@ fn read_from(from: Value) -> Result<ContextValue, Problem> {
             false => Ok(ContextValue::Env(name)),
             true => Err(invalid("from.env", "the name of a variable of the daemon's environment")),
         },
-        (None, None, Some(name)) => match name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
-            false => Ok(ContextValue::Credential(name)),
-            true => Err(invalid(
-                "from.credential",
-                "the plain name of a credential, as in systemd's LoadCredential=, without `/` and not beginning with `.`",
-            )),
-        },
+        (None, None, Some(name)) => {
+            match name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
+                false => Ok(ContextValue::Credential(name)),
+                true => Err(invalid(
+                    "from.credential",
+                    "the plain name of a credential, as in systemd's LoadCredential=, without `/` and not beginning with `.`",
+                )),
+            }
+        }
         (_, _, _) => {
             let detail = "`from` must have exactly one key: `file`, `env` or `credential`";
             Err(Problem::new(Kind::InvalidField, detail).field("from").allowed(KNOWN))
@@ -195,7 +199,8 @@ fn check_room(context: &SharedContext, name: &str, value: &ContextValue) -> Resu
     let (count, bytes) = others.fold((0, 0), |(count, bytes), (name, variable)| {
         (count + 1, bytes + name.len() + length(&variable.value))
     });
-    let full = |what: String| Err(Problem::new(Kind::ContextFull, format!("{what}; unset some of them first")));
+    let full =
+        |what: String| Err(Problem::new(Kind::ContextFull, format!("{what}; unset some of them first")));
     if count >= MAX_VARIABLES {
         return full(format!("the shared context has {count} variables, as many as it may have"));
     }

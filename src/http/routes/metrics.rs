@@ -36,10 +36,8 @@ pub(super) async fn metrics(State(shared): State<Shared>, uri: Uri) -> Result<Re
     no_parameters(&uri)?;
     let metrics = &shared.api.metrics;
     let asked = Instant::now();
-    let (queues, in_process) = tokio::join!(
-        timeout(LOOP, shared.api.supervisor.queues()),
-        lag_of(metrics.in_process.as_ref()),
-    );
+    let (queues, in_process) =
+        tokio::join!(timeout(LOOP, shared.api.supervisor.queues()), lag_of(metrics.in_process.as_ref()),);
     let round_trip = asked.elapsed();
     let mut text = Text::default();
     daemon(&shared, &mut text);
@@ -48,7 +46,8 @@ pub(super) async fn metrics(State(shared): State<Shared>, uri: Uri) -> Result<Re
     let seconds = |time: Duration| time.as_secs_f64();
     let help = "How long the supervisor took to answer this scrape's question, 2 s at the most.";
     text.gauge("runward_core_round_trip_seconds", help, seconds(round_trip.min(LOOP)));
-    let help = "How long a new task waited for the loop of in-process jobs during this scrape, 2 s at the most.";
+    let help =
+        "How long a new task waited for the loop of in-process jobs during this scrape, 2 s at the most.";
     text.gauge("runward_in_process_loop_lag_seconds", help, seconds(in_process));
     shared.requests.write(&mut text);
     let process = tokio::task::spawn_blocking(Process::read).await.unwrap_or_default();

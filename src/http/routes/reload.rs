@@ -32,7 +32,8 @@ pub(super) async fn reload(
     body: Body,
 ) -> Result<Response, Problem> {
     no_parameters(&uri)?;
-    let detail = "this route takes no body: the settings are read from where the daemon read them at its start";
+    let detail =
+        "this route takes no body: the settings are read from where the daemon read them at its start";
     no_body(&shared, &from.0, &headers, body, detail).await?;
     let (answer, reloaded) = oneshot::channel();
     let by = AskedBy::Client(from.0.peer.to_string());

@@ -68,7 +68,8 @@ pub(super) async fn add(
     let answered = respond(&shared, id.0, run, wait).await;
     drop(held);
     let mut response = answered.unwrap_or_else(|problem| {
-        let detail = format!("the run was added as number {run}, don't add it again; but {}", problem.detail());
+        let detail =
+            format!("the run was added as number {run}, don't add it again; but {}", problem.detail());
         Problem::new(problem.kind(), detail).runner(id.0).into_response()
     });
     response.headers_mut().insert(RUN, HeaderValue::from(run));

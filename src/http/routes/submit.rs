@@ -104,7 +104,8 @@ pub(super) async fn submit(
     };
     // One that is kept open does not close by itself: what is waited for is its first run.
     let run = spec.keep_open.then_some(1);
-    let submitted = shared.api.supervisor.submit(supervisor::Submission { id: RunnerId::new(), spec, key }).await?;
+    let submitted =
+        shared.api.supervisor.submit(supervisor::Submission { id: RunnerId::new(), spec, key }).await?;
     let answered = respond(&shared, answer, submitted.id, run, held).await;
     let mut response =
         answered.unwrap_or_else(|problem| accepted_but(&problem, submitted.id).into_response());

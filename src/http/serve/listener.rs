@@ -61,7 +61,8 @@ impl Listener {
     pub fn bind_unix(path: &Path) -> io::Result<Self> {
         match fs::symlink_metadata(path) {
             // Only a socket that nobody answers at is an earlier daemon's.
-            Ok(found) if found.file_type().is_socket() => match std::os::unix::net::UnixStream::connect(path) {
+            Ok(found) if found.file_type().is_socket() => match std::os::unix::net::UnixStream::connect(path)
+            {
                 Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
                 Err(_) => fs::remove_file(path)?,
             },
@@ -99,7 +100,8 @@ impl Listener {
                 socket.set_nonblocking(true)?;
                 let address = socket.local_addr()?;
                 let path = address.as_pathname().filter(|path| path.is_absolute());
-                let path = path.ok_or_else(|| unfit("clients could not find it; use an absolute path"))?.to_owned();
+                let path =
+                    path.ok_or_else(|| unfit("clients could not find it; use an absolute path"))?.to_owned();
                 Ok(Self::Unix { socket, path })
             }
             Some(AddressFamily::Inet | AddressFamily::Inet6) => {

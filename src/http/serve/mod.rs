@@ -54,7 +54,13 @@ pub async fn serve(listeners: Vec<Listener>, api: Api, shutdown: impl Future<Out
         .ok();
     let metrics = Arc::clone(&api.metrics);
     let half = api.connections / 2;
-    let parts = Parts { api, watcher, queue_changes: Mutex::default(), closing: closing.clone(), requests: Requests::default() };
+    let parts = Parts {
+        api,
+        watcher,
+        queue_changes: Mutex::default(),
+        closing: closing.clone(),
+        requests: Requests::default(),
+    };
     let router = routes::router(Shared(Arc::new(parts)));
     let (tcp, unix) = (Slots::new(half), Slots::new(half));
     let accepting = listeners.into_iter().filter_map(|listener| {

@@ -23,8 +23,9 @@ pub(super) fn read(value: Value, known: &[String]) -> Result<Handler, Problem> {
         Value::Object(_) => {
             let mut fields = Fields::open(value, PATH, &HANDLER)?;
             let path = fields.path("name");
-            let name =
-                fields.text("name")?.ok_or_else(|| missing(&path, "it is the name of a handler, a string"))?;
+            let name = fields
+                .text("name")?
+                .ok_or_else(|| missing(&path, "it is the name of a handler, a string"))?;
             (name, fields.value("args").unwrap_or_default(), path)
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {

@@ -142,9 +142,9 @@ fn headers(fields: &mut Fields) -> Result<BTreeMap<String, Text>, Problem> {
 
 /// `{"context": "NAME"}`
 fn reference(value: &Value, path: &str, or: &str) -> Result<Text, Problem> {
-    context_name(value)
-        .map(Text::Context)
-        .ok_or_else(|| invalid(path, &format!("{or}, or {{\"context\": \"NAME\"}} for what a context variable holds")))
+    context_name(value).map(Text::Context).ok_or_else(|| {
+        invalid(path, &format!("{or}, or {{\"context\": \"NAME\"}} for what a context variable holds"))
+    })
 }
 
 fn context_name(value: &Value) -> Option<String> {
@@ -178,7 +178,10 @@ fn expected(fields: &mut Fields) -> Result<Vec<String>, Problem> {
         let class = matches!(text.as_str(), "1xx" | "2xx" | "3xx" | "4xx" | "5xx");
         let code = text.parse().is_ok_and(|code: u16| (100..600).contains(&code) && text.len() == 3);
         if !class && !code {
-            return Err(invalid(&format!("{path}[{index}]"), "a code from 100 to 599 or a class such as \"2xx\""));
+            return Err(invalid(
+                &format!("{path}[{index}]"),
+                "a code from 100 to 599 or a class such as \"2xx\"",
+            ));
         }
     }
     Ok(list)

@@ -3,8 +3,8 @@
 pub(super) mod handler_kind;
 pub(super) mod http_kind;
 pub(super) mod job;
-pub(super) mod process;
 pub(super) mod on_close;
+pub(super) mod process;
 pub(super) mod python_kind;
 pub(super) mod retry;
 mod when;
@@ -228,7 +228,10 @@ mod tests {
             }
         );
         let webhook = spec.on_close.as_ref().expect("a webhook");
-        assert_eq!((webhook.url.as_str(), webhook.secret.as_deref()), ("https://example.org/done?x=1", Some("SIGNING_KEY")));
+        assert_eq!(
+            (webhook.url.as_str(), webhook.secret.as_deref()),
+            ("https://example.org/done?x=1", Some("SIGNING_KEY"))
+        );
         let Job::Command(command) = &spec.job else { panic!("a command") };
         assert_eq!(command.process.stop_signal.as_deref(), Some("INT"));
         assert_eq!(command.process.cwd.as_deref(), Some(std::path::Path::new("/tmp")));
@@ -354,7 +357,11 @@ mod tests {
             (json!({"job": job, "on_close": {"url": "x.org"}}), Kind::InvalidField, "on_close.url"),
             (json!({"job": job, "on_close": {"url": "ftp://x.org"}}), Kind::InvalidField, "on_close.url"),
             (json!({"job": job, "on_close": {"url": "https://"}}), Kind::InvalidField, "on_close.url"),
-            (json!({"job": job, "on_close": {"url": "https://u:p@x.org"}}), Kind::InvalidField, "on_close.url"),
+            (
+                json!({"job": job, "on_close": {"url": "https://u:p@x.org"}}),
+                Kind::InvalidField,
+                "on_close.url",
+            ),
             (
                 json!({"job": job, "on_close": {"url": "https://x.org", "secret": ""}}),
                 Kind::InvalidField,
@@ -377,11 +384,32 @@ mod tests {
         let words = || {
             prop_oneof![
                 proptest::sample::select(
-                    [&FIELDS[..], &KINDS, &COMMAND, &SCRIPT, &python_kind::PYTHON, &STOP_SIGNALS, &RETRY, &ON_CLOSE].concat()
+                    [
+                        &FIELDS[..],
+                        &KINDS,
+                        &COMMAND,
+                        &SCRIPT,
+                        &python_kind::PYTHON,
+                        &STOP_SIGNALS,
+                        &RETRY,
+                        &ON_CLOSE
+                    ]
+                    .concat()
                 )
                 .prop_map(String::from),
-                proptest::sample::select(vec!["30s", "/tmp", "", "\0", "=", "hold", "1h30m", "root", "2030-01-31T06:00:00Z", "http://x"])
-                    .prop_map(String::from),
+                proptest::sample::select(vec![
+                    "30s",
+                    "/tmp",
+                    "",
+                    "\0",
+                    "=",
+                    "hold",
+                    "1h30m",
+                    "root",
+                    "2030-01-31T06:00:00Z",
+                    "http://x"
+                ])
+                .prop_map(String::from),
                 "\\PC{0,8}",
             ]
         };

@@ -50,7 +50,8 @@ pub(super) fn read(fields: &mut Fields) -> Result<Option<Webhook>, Problem> {
 
 fn is_web_address(url: &str) -> bool {
     let Ok(uri) = url.parse::<Uri>() else { return false };
-    let host = uri.authority().filter(|authority| !authority.as_str().contains('@')).map(|named| named.host());
+    let host =
+        uri.authority().filter(|authority| !authority.as_str().contains('@')).map(|named| named.host());
     url.len() <= MAX_URL
         && url::Url::parse(url).is_ok_and(|url| url.has_host())
         && matches!(uri.scheme_str(), Some("http" | "https"))

@@ -37,7 +37,8 @@ const SIZE: &str = "a size such as \"512M\" (K, M, G and T are powers of 1024), 
 /// `umask`, as four octal digits.
 pub(super) fn umask(fields: &mut Fields) -> Result<Option<String>, Problem> {
     let Some(value) = fields.value("umask") else { return Ok(None) };
-    let digits = value.as_str().filter(|text| text.len() <= 4 && text.bytes().all(|c| (b'0'..=b'7').contains(&c)));
+    let digits =
+        value.as_str().filter(|text| text.len() <= 4 && text.bytes().all(|c| (b'0'..=b'7').contains(&c)));
     let mask = digits.and_then(|text| u32::from_str_radix(text, 8).ok()).filter(|mask| *mask <= 0o777);
     let expected = "a text of octal digits such as \"0027\"; a JSON number would not say whether it is octal";
     mask.map(|mask| Some(format!("{mask:04o}"))).ok_or_else(|| invalid(&fields.path("umask"), expected))
@@ -64,7 +65,8 @@ pub(super) fn success_exit_codes(fields: &mut Fields) -> Result<Vec<i32>, Proble
         .enumerate()
         .map(|(index, value)| {
             let code = value.as_i64().and_then(|code| u8::try_from(code).ok());
-            code.map(i32::from).ok_or_else(|| invalid(&format!("{path}[{index}]"), "an exit code, from 0 to 255"))
+            code.map(i32::from)
+                .ok_or_else(|| invalid(&format!("{path}[{index}]"), "an exit code, from 0 to 255"))
         })
         .collect();
     Ok(codes?.into_iter().collect())
@@ -101,7 +103,8 @@ fn rlimit(resource: Resource, value: Value, path: &str) -> Result<Rlimit, Proble
     let mut one = |name: &str| {
         let path = fields.path(name);
         let value = fields.value(name);
-        let value = value.ok_or_else(|| missing(&path, "give both, `soft` and `hard`, or one number for both"))?;
+        let value =
+            value.ok_or_else(|| missing(&path, "give both, `soft` and `hard`, or one number for both"))?;
         bound(resource, &value, &path)
     };
     let limit = Rlimit { soft: one("soft")?, hard: one("hard")? };
@@ -121,12 +124,13 @@ fn bound(resource: Resource, value: &Value, path: &str) -> Result<Bound, Problem
         | Resource::Data
         | Resource::Fsize
         | Resource::Memlock
-        | Resource::Stack => size(value)
-            .map(Bound::Number)
-            .ok_or_else(|| invalid(path, &format!("{SIZE}, \"{UNLIMITED}\", or {{\"soft\": …, \"hard\": …}}"))),
+        | Resource::Stack => size(value).map(Bound::Number).ok_or_else(|| {
+            invalid(path, &format!("{SIZE}, \"{UNLIMITED}\", or {{\"soft\": …, \"hard\": …}}"))
+        }),
         Resource::Cpu | Resource::Nofile | Resource::Nproc => {
             let what = if resource == Resource::Cpu { "a whole number of seconds" } else { "a whole number" };
-            let expected = || invalid(path, &format!("{what}, \"{UNLIMITED}\", or {{\"soft\": …, \"hard\": …}}"));
+            let expected =
+                || invalid(path, &format!("{what}, \"{UNLIMITED}\", or {{\"soft\": …, \"hard\": …}}"));
             value.as_u64().map(Bound::Number).ok_or_else(expected)
         }
     }
@@ -269,7 +273,8 @@ pub(in crate::http) fn check_identity(job: &Job, daemon: Uid) -> Result<(), Prob
     }
     if let Some(name) = group {
         let path = join(base, "group");
-        let gid = known(Group::from_name(name).map(|group| group.map(|group| group.gid)), "group", name, &path)?;
+        let gid =
+            known(Group::from_name(name).map(|group| group.map(|group| group.gid)), "group", name, &path)?;
         if !daemon.is_root() && gid != Gid::effective() {
             return Err(invalid(
                 &path,
@@ -287,7 +292,8 @@ fn known<T>(found: nix::Result<Option<T>>, what: &str, name: &str, path: &str) -
             Err(invalid(path, &format!("the name of a {what} of this machine; it knows no {name:?}")))
         }
         Err(error) => {
-            let detail = format!("the system's {what} database can't be read ({error}), so `{path}` can't be checked");
+            let detail =
+                format!("the system's {what} database can't be read ({error}), so `{path}` can't be checked");
             Err(Problem::new(Kind::InvalidField, detail).field(path))
         }
     }
@@ -322,7 +328,10 @@ mod tests {
         .expect("valid");
         let process = spec.job.process().expect("a process");
         assert_eq!((process.umask.as_deref(), process.nice), (Some("0027"), Some(19)));
-        assert_eq!((process.group.as_deref(), &process.success_exit_codes[..]), (Some("daemon"), &[0, 3][..]));
+        assert_eq!(
+            (process.group.as_deref(), &process.success_exit_codes[..]),
+            (Some("daemon"), &[0, 3][..])
+        );
         let both = |number| Rlimit { soft: Bound::Number(number), hard: Bound::Number(number) };
         let cpu = Rlimit { soft: Bound::Number(5), hard: Bound::Unlimited };
         let expected = [
@@ -382,8 +391,14 @@ mod tests {
         for (options, refused) in [
             (json!({"nice": 4}), Some((Kind::InvalidField, "nice", "run it as root"))),
             (json!({"nice": 5}), None),
-            (json!({"rlimits": {"nofile": 101}}), Some((Kind::InvalidField, "rlimits.nofile", "100 at the most"))),
-            (json!({"rlimits": {"nofile": "unlimited"}}), Some((Kind::InvalidField, "rlimits.nofile", "100 at the"))),
+            (
+                json!({"rlimits": {"nofile": 101}}),
+                Some((Kind::InvalidField, "rlimits.nofile", "100 at the most")),
+            ),
+            (
+                json!({"rlimits": {"nofile": "unlimited"}}),
+                Some((Kind::InvalidField, "rlimits.nofile", "100 at the")),
+            ),
             (json!({"rlimits": {"nofile": 100, "core": "unlimited"}}), None),
             (json!({"limits": {"pids": 1, "memory": "1G"}}), Some((Kind::Unavailable, "limits.memory", why))),
             (json!({"limits": {"pids": 1}}), None),

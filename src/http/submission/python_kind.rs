@@ -35,14 +35,18 @@ pub(super) fn read(value: Value) -> Result<Python, Problem> {
                 args: match fields.value("args") {
                     None => Vec::new(),
                     Some(Value::Array(args)) => args,
-                    Some(Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) | Value::Null) => {
+                    Some(
+                        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) | Value::Null,
+                    ) => {
                         return Err(invalid(&fields.path("args"), "a list of any values"));
                     }
                 },
                 kwargs: match fields.value("kwargs") {
                     None => Default::default(),
                     Some(Value::Object(kwargs)) => kwargs,
-                    Some(Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Null) => {
+                    Some(
+                        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Null,
+                    ) => {
                         return Err(invalid(&fields.path("kwargs"), "an object, with any values by name"));
                     }
                 },
@@ -110,7 +114,8 @@ mod tests {
     fn both_forms_are_read_and_kept_as_they_are() {
         let short = read(json!("async def main(): pass")).expect("read");
         assert_eq!(short.code, PythonCode::Source("async def main(): pass".into()));
-        let long = json!({"target": "a.b:c.d", "args": [1, null], "kwargs": {"x": {"y": 2}}, "stop_signal": "int"});
+        let long =
+            json!({"target": "a.b:c.d", "args": [1, null], "kwargs": {"x": {"y": 2}}, "stop_signal": "int"});
         let long = read(long).expect("read");
         assert_eq!(long.code, PythonCode::Target("a.b:c.d".into()));
         assert_eq!(long.process.stop_signal.as_deref(), Some("INT"));

@@ -27,9 +27,9 @@ pub(super) fn read(fields: &mut Fields) -> Result<Retry, Problem> {
     let Some(value) = fields.value("retry") else { return Ok(default) };
     let mut fields = Fields::open(value, "retry", &RETRY)?;
     let path = fields.path("max_attempts");
-    let max_attempts = fields
-        .number("max_attempts", 1..=MAX_ATTEMPTS)?
-        .ok_or_else(|| missing(&path, "it is how often the job is tried in all, as in {\"max_attempts\": 3}"))?;
+    let max_attempts = fields.number("max_attempts", 1..=MAX_ATTEMPTS)?.ok_or_else(|| {
+        missing(&path, "it is how often the job is tried in all, as in {\"max_attempts\": 3}")
+    })?;
     let initial_backoff = fields.duration("initial_backoff")?.unwrap_or(default.initial_backoff);
     if initial_backoff < Retry::FLOOR {
         let floor = duration::format(Retry::FLOOR);
@@ -54,7 +54,10 @@ fn exit_codes(fields: &mut Fields) -> Result<Vec<i32>, Problem> {
         None => return Ok(Vec::new()),
         Some(Value::Array(list)) => list,
         Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) => {
-            return Err(invalid(&path, "a list of exit codes, such as [75, 111]; leave it out for any failure"));
+            return Err(invalid(
+                &path,
+                "a list of exit codes, such as [75, 111]; leave it out for any failure",
+            ));
         }
     };
     let code = |(index, value): (usize, &Value)| {

@@ -25,9 +25,10 @@ pub(super) fn read(fields: &mut Fields, spec: &mut Spec) -> Result<(), Problem> 
         (Some(deadline), _) if deadline.is_zero() => {
             Err(invalid("deadline", "longer than 0; leave it out for no limit"))
         }
-        (Some(deadline), Some(delay)) if deadline <= delay => {
-            Err(invalid("deadline", "longer than `delay`: it is counted from the submission, and the job could never start"))
-        }
+        (Some(deadline), Some(delay)) if deadline <= delay => Err(invalid(
+            "deadline",
+            "longer than `delay`: it is counted from the submission, and the job could never start",
+        )),
         (Some(_) | None, Some(_) | None) => Ok(()),
     }
 }
@@ -38,7 +39,9 @@ fn start_at(fields: &mut Fields) -> Result<Option<Timestamp>, Problem> {
     text.parse().map(Some).map_err(|_| {
         let expected = match Pieces::parse(&text) {
             // The last hours of the year 9999 are none here.
-            Ok(pieces) if pieces.offset().is_some() => "no later than 9999-12-30T22:00:00Z, the last time there is here",
+            Ok(pieces) if pieces.offset().is_some() => {
+                "no later than 9999-12-30T22:00:00Z, the last time there is here"
+            }
             Ok(_) | Err(_) => {
                 "a time as in RFC 3339, with its offset from UTC, such as \"2030-01-31T06:00:00Z\" or \
                  \"2030-01-31T07:00:00+01:00\""

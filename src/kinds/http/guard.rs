@@ -35,7 +35,8 @@ impl HttpRules {
 
     /// The same, once connected: who is at both ends of a connection is this machine, by whatever address.
     pub(super) fn refuse_connected(&self, peer: SocketAddr, local: SocketAddr) -> Option<String> {
-        let own = self.own.iter().any(|own| own.port() == peer.port()) && plain(peer.ip()) == plain(local.ip());
+        let own =
+            self.own.iter().any(|own| own.port() == peer.port()) && plain(peer.ip()) == plain(local.ip());
         if own && !self.allow_own_api {
             return Some(own_api(peer));
         }
@@ -97,7 +98,9 @@ mod tests {
             assert!(!refused(&rules, address), "{address}");
         }
         let connected = |peer: &str, local: &str| {
-            rules.refuse_connected(peer.parse().expect("a peer"), local.parse().expect("an address")).is_some()
+            rules
+                .refuse_connected(peer.parse().expect("a peer"), local.parse().expect("an address"))
+                .is_some()
         };
         assert!(connected("10.0.0.1:7711", "10.0.0.1:50000"));
         assert!(!connected("10.0.0.1:7711", "10.0.0.2:50000"));

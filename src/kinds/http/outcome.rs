@@ -159,7 +159,9 @@ mod tests {
         assert_eq!(of("äöü".as_bytes(), HeaderMap::new())["body"], "äöü");
         assert_eq!(of(b"\xff\0", HeaderMap::new())["body_base64"], "/wA=");
         let text = "é".repeat(MAX_RESULT);
-        assert!(of(text.as_bytes(), HeaderMap::new())["body"].as_str().expect("text").chars().all(|c| c == 'é'));
+        assert!(
+            of(text.as_bytes(), HeaderMap::new())["body"].as_str().expect("text").chars().all(|c| c == 'é')
+        );
         assert_eq!(of(b"", HeaderMap::new())["url"], "http://x/a");
     }
 

@@ -20,7 +20,8 @@ impl Client {
         mut headers: HeaderMap,
         body: Bytes,
     ) -> Result<StatusCode, Failure> {
-        let url = Url::parse(url).map_err(|error| Failure::new("http_connect", format!("{url:?}: {error}")))?;
+        let url =
+            Url::parse(url).map_err(|error| Failure::new("http_connect", format!("{url:?}: {error}")))?;
         headers.insert(header::USER_AGENT, USER_AGENT);
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
         let sending = Sending { method: Method::POST, url, headers, body, secret_body: false };

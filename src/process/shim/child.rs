@@ -74,14 +74,19 @@ impl Program {
         for candidate in &self.candidates {
             let error = sys::execve(candidate, &self.argv, &self.env);
             match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
-                Errno::ENOENT if detail.is_none() && exists(candidate) => detail = Some(interpreter(candidate)),
+                Errno::ENOENT if detail.is_none() && exists(candidate) => {
+                    detail = Some(interpreter(candidate))
+                }
                 Errno::ENOENT | Errno::ENOTDIR => {}
                 Errno::EACCES if self.candidates.len() == 1 || exists(candidate) => worst = Errno::EACCES,
                 Errno::EACCES => {}
                 other => return StartFailure::new(Stage::Exec, other as i32),
             }
         }
-        StartFailure { detail: detail.filter(|_| worst == Errno::ENOENT), ..StartFailure::new(Stage::Exec, worst as i32) }
+        StartFailure {
+            detail: detail.filter(|_| worst == Errno::ENOENT),
+            ..StartFailure::new(Stage::Exec, worst as i32)
+        }
     }
 }
 

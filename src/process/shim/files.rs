@@ -88,7 +88,8 @@ impl JobFiles {
     fn read(&self, name: &str) -> Taken {
         let unreadable = |error: io::Error| Untaken::Unreadable(error.raw_os_error().unwrap_or(0));
         // Without blocking: opening a pipe would wait for its writer.
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let flags =
+            OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let mut file: File = match openat(&self.dir, name, flags, Mode::empty()) {
             Ok(file) => file.into(),
             Err(Errno::ENOENT) => return Ok(None),
@@ -135,10 +136,16 @@ mod tests {
         let write = |bytes: Vec<u8>| after(|dir| fs::write(dir.join("result"), bytes).expect("written"));
         assert_eq!(after(|_| {}), Ok(None));
         assert_eq!(write(b"{}".into()), Ok(Some("{}".into())));
-        assert_eq!(write(vec![b'x'; Files::LIMIT]).map(|text| text.map(|text| text.len())), Ok(Some(Files::LIMIT)));
+        assert_eq!(
+            write(vec![b'x'; Files::LIMIT]).map(|text| text.map(|text| text.len())),
+            Ok(Some(Files::LIMIT))
+        );
         assert_eq!(write(vec![b'x'; Files::LIMIT + 1]), Err(Untaken::TooLarge));
         assert_eq!(write(vec![0xff]), Err(Untaken::NotText));
-        assert_eq!(after(|dir| symlink("/etc/hostname", dir.join("result")).expect("made")), Err(Untaken::Link));
+        assert_eq!(
+            after(|dir| symlink("/etc/hostname", dir.join("result")).expect("made")),
+            Err(Untaken::Link)
+        );
         assert_eq!(after(|dir| fs::create_dir(dir.join("result")).expect("made")), Err(Untaken::NotRegular));
         let pipe = |dir: &Path| nix::unistd::mkfifo(&dir.join("result"), Mode::S_IRWXU).expect("made");
         assert_eq!(after(pipe), Err(Untaken::NotRegular));
@@ -165,7 +172,11 @@ mod tests {
     fn a_directory_of_their_own_is_new_and_goes_with_all_in_it() {
         let dir = tempfile::tempdir().expect("a directory");
         let own = dir.path().join("own");
-        let files = Files { dir: Some(own.clone()), given: vec![("request".into(), b"x".into())], ..Files::default() };
+        let files = Files {
+            dir: Some(own.clone()),
+            given: vec![("request".into(), b"x".into())],
+            ..Files::default()
+        };
         let made = JobFiles::make(&files, dir.path(), None).expect("made").expect("wanted");
         assert_eq!(fs::read(own.join("request")).expect("given"), b"x");
         assert_eq!(fs::metadata(&own).expect("made").mode() & 0o7777, 0o700);

@@ -295,7 +295,10 @@ impl Shim {
         let cgroup = match &self.cgroup {
             Some(cgroup) => {
                 let dir = cgroup.create().map_err(failed(Stage::Cgroup))?;
-                cgroup.limit(&launch.limits).inspect_err(|_| self.remove_cgroup()).map_err(failed(Stage::Limits))?;
+                cgroup
+                    .limit(&launch.limits)
+                    .inspect_err(|_| self.remove_cgroup())
+                    .map_err(failed(Stage::Limits))?;
                 Some((cgroup.clone(), dir))
             }
             None if launch.limits == TreeLimits::default() => None,

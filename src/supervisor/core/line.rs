@@ -101,7 +101,14 @@ impl Line {
         self.issue(place, &restored.queue, restored.weight, key, restored.in_process)
     }
 
-    fn issue(&mut self, place: Place, queue: &str, weight: u32, key: Option<&str>, in_process: bool) -> Ticket {
+    fn issue(
+        &mut self,
+        place: Place,
+        queue: &str,
+        weight: u32,
+        key: Option<&str>,
+        in_process: bool,
+    ) -> Ticket {
         self.queue(queue).queued += 1;
         let name = self.queues.get_key_value(queue).map(|(name, _)| Arc::clone(name));
         Ticket {
@@ -131,7 +138,8 @@ impl Line {
         queue.ready.remove(&ticket.place);
         queue.queued -= 1;
         if let Some(name) = &ticket.key {
-            if let Some(waiting) = self.keys.get_mut(name).and_then(|key| key.waiting.get_mut(&ticket.queue)) {
+            if let Some(waiting) = self.keys.get_mut(name).and_then(|key| key.waiting.get_mut(&ticket.queue))
+            {
                 waiting.remove(&ticket.place);
             }
             self.wake(name);
@@ -247,9 +255,10 @@ impl Line {
         let ahead: Vec<_> = before.clone().take(NAMED).map(|place| place.2).collect();
         // Nobody is overtaken in a queue: what its first one waits for, all of them do.
         let first = queue.ready.first().and_then(|place| others(place.2)).unwrap_or(ticket);
-        let own = queue.settings.max_running.filter(|max| {
-            [ticket, first].iter().any(|ticket| !fits(queue.slots, Some(*max), ticket.weight))
-        });
+        let own = queue
+            .settings
+            .max_running
+            .filter(|max| [ticket, first].iter().any(|ticket| !fits(queue.slots, Some(*max), ticket.weight)));
         let (limit, running) = match own {
             Some(max) => {
                 let limit = Limit::Queue { name: ticket.queue.to_string(), max };

@@ -45,7 +45,13 @@ impl Turn<'_> {
         }
     }
 
-    pub(super) fn cancel_waiting(&mut self, id: RunnerId, by: Requester, reason: CancelReason, outcome: Outcome) {
+    pub(super) fn cancel_waiting(
+        &mut self,
+        id: RunnerId,
+        by: Requester,
+        reason: CancelReason,
+        outcome: Outcome,
+    ) {
         self.append(id, EventKind::CancelRequested { by, reason, force: false });
         if self.waiting_record(id).is_some_and(|record| record.attempt().is_some()) {
             self.wind_up(id, outcome);

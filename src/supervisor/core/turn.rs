@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     job::{
-        self, Action, AttemptKey, CancelReason, CloseFacts, Drain, Event, EventKind, Illegal, OnLost, Outcome,
-        Record, Requester, RequeueReason, RunnerId, Spec, State,
+        self, Action, AttemptKey, CancelReason, CloseFacts, Drain, Event, EventKind, Illegal, OnLost,
+        Outcome, Record, Requester, RequeueReason, RunnerId, Spec, State,
     },
     supervisor::ports::{End, IdempotencyKey, KeyedSubmission, News, Records, Report},
 };

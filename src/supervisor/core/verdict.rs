@@ -172,7 +172,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::job::{AttemptKey, Event, EventKind, Failure, Handler, Job, Requester, RunnerId, Spec, replay};
+    use crate::job::{
+        AttemptKey, Event, EventKind, Failure, Handler, Job, Requester, RunnerId, Spec, replay,
+    };
 
     /// A handler that was asked to stop for this reason, if it was.
     fn stopped(reason: Option<(CancelReason, bool)>) -> Record {
@@ -180,7 +182,8 @@ mod tests {
         let job = Job::Handler(Handler { name: "x".into(), args: json!(null) });
         let spec = Arc::new(Spec::new(job, Duration::ZERO));
         let key = AttemptKey::new();
-        let starting = EventKind::Starting { run: 1, attempt: 1, key, boot_id: "b".into(), context_version: 0 };
+        let starting =
+            EventKind::Starting { run: 1, attempt: 1, key, boot_id: "b".into(), context_version: 0 };
         let cancel = reason.map(|(reason, force)| {
             let by = Requester("x".into());
             EventKind::CancelRequested { by, reason, force }

@@ -1,8 +1,6 @@
 //! Why it ended.
 
-use super::{
-    Facts, Reason, Time, asked, because_forced, lost_with_daemon, of_receipt, signal_name, span,
-};
+use super::{Facts, Reason, Time, asked, because_forced, lost_with_daemon, of_receipt, signal_name, span};
 use crate::job::{Action, Attempt, CancelReason, Exit, Outcome, Receipt, Record};
 
 pub(super) fn sentence(record: &Record, facts: &mut Facts) -> String {
@@ -17,7 +15,8 @@ pub(super) fn sentence(record: &Record, facts: &mut Facts) -> String {
         facts.reason = Reason::ClosedUnused;
         return "It was closed before it ran anything".into();
     };
-    let (runs, closed) = (record.runs.iter().filter(|run| !run.attempts.is_empty()).count(), record.closed_at);
+    let (runs, closed) =
+        (record.runs.iter().filter(|run| !run.attempts.is_empty()).count(), record.closed_at);
     let what = attempt(record, last, facts);
     match closed {
         Some(closed) if record.spec.keep_open => {
@@ -97,7 +96,9 @@ fn attempt(record: &Record, last: &Attempt, facts: &mut Facts) -> String {
                 false => String::new(),
             };
             match receipt.reason {
-                CancelReason::Timeout | CancelReason::Deadline => format!("timed out{after}: {who} {asked}{force}; {how}"),
+                CancelReason::Timeout | CancelReason::Deadline => {
+                    format!("timed out{after}: {who} {asked}{force}; {how}")
+                }
                 CancelReason::Requested | CancelReason::Shutdown => format!("{asked}{force}; {how}"),
             }
         }

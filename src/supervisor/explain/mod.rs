@@ -11,9 +11,7 @@ use std::{fmt, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 
 use super::core::{Limit, Standing};
-use crate::job::{
-    Action, Attempt, CancelReason, Exit, Failure, Outcome, Receipt, Record, RunnerId, State,
-};
+use crate::job::{Action, Attempt, CancelReason, Exit, Failure, Outcome, Receipt, Record, RunnerId, State};
 
 /// The answer to "why?".
 #[derive(Clone, Debug, PartialEq)]
@@ -179,7 +177,9 @@ pub fn explain(record: &Record, standing: Option<&Standing>, grace: Duration) ->
             let run = facts.run.unwrap_or(1);
             let last = record.attempt().map_or_else(String::new, |last| match last.outcome {
                 Some(Outcome::Lost) => ended::lost(last, &mut facts),
-                Some(_) | None => format!("is over: {}", ended::how(last, last.cancel.as_ref(), "it", &mut facts)),
+                Some(_) | None => {
+                    format!("is over: {}", ended::how(last, last.cancel.as_ref(), "it", &mut facts))
+                }
             });
             facts.reason = Reason::Idle;
             format!("It is kept open and waits for the next run; the last one, run {run}, {last}")
@@ -189,7 +189,8 @@ pub fn explain(record: &Record, standing: Option<&Standing>, grace: Duration) ->
             facts.reason = Reason::Draining;
             facts.since = record.attempt().and_then(|attempt| attempt.ended_at);
             facts.until = facts.since.and_then(|at| at.checked_add(record.spec.drain_timeout).ok());
-            let until = facts.until.map_or_else(String::new, |at| format!(", until {} at the latest", Time(at)));
+            let until =
+                facts.until.map_or_else(String::new, |at| format!(", until {} at the latest", Time(at)));
             format!("Nothing of it has run{}; its executor finishes{until}", since(facts.since))
         }
         State::Closed => ended::sentence(record, &mut facts),
@@ -231,7 +232,8 @@ fn cancelling(record: &Record, grace: Duration, facts: &mut Facts) -> String {
     if receipt.forced {
         facts.reason = Reason::BeingKilled;
         let stuck = receipt.steps.iter().any(|step| step.action == Action::KillPending);
-        let stuck = if stuck { ", but something of it does not die: it is in uninterruptible sleep" } else { "" };
+        let stuck =
+            if stuck { ", but something of it does not die: it is in uninterruptible sleep" } else { "" };
         return format!("It {why}, and is being killed{}{stuck}", because_forced(record, receipt));
     }
     facts.reason = Reason::CleaningUp;
@@ -243,7 +245,9 @@ fn cancelling(record: &Record, grace: Duration, facts: &mut Facts) -> String {
     };
     facts.until = patience.and_then(|patience| receipt.requested_at.checked_add(patience).ok());
     match facts.until {
-        Some(until) => format!("It {why}, and cleans up; it is killed at {} if it is not done by then", Time(until)),
+        Some(until) => {
+            format!("It {why}, and cleans up; it is killed at {} if it is not done by then", Time(until))
+        }
         None => format!("It {why}, and cleans up; it is killed when the time for the shutdown is up"),
     }
 }
@@ -270,7 +274,8 @@ fn because_forced(record: &Record, receipt: &Receipt) -> String {
     for step in &receipt.steps {
         match (step.action, &step.target) {
             (Action::GraceExpired, _) => {
-                let grace = record.spec.cancel_grace.map_or_else(String::new, |grace| format!(" of {}", span(grace)));
+                let grace =
+                    record.spec.cancel_grace.map_or_else(String::new, |grace| format!(" of {}", span(grace)));
                 return format!(" because it was not done when its grace{grace} was up");
             }
             (Action::ForceRequested, Some(by)) => return format!(" because {by} asked for force"),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::job::{
-    self, AttemptKey, CloseFacts, Command, Drain, Event, EventKind, Job, OnLost, RequeueReason, Requester, Retry,
-    Spec,
+    self, AttemptKey, CloseFacts, Command, Drain, Event, EventKind, Job, OnLost, Requester, RequeueReason,
+    Retry, Spec,
 };
 
 const GRACE: Duration = Duration::from_secs(30);
@@ -131,7 +131,10 @@ fn why_it_waits_its_turn() {
              {four} and {five}."
         ),
     );
-    assert_eq!((facts.line, facts.ahead, facts.running), (Some((3, 7)), vec![id(2), id(3)], vec![id(4), id(5)]));
+    assert_eq!(
+        (facts.line, facts.ahead, facts.running),
+        (Some((3, 7)), vec![id(2), id(3)], vec![id(4), id(5)])
+    );
     assert_eq!((facts.queue.as_deref(), facts.limit), (Some("q"), Some(queue())));
     check(
         &in_q(),
@@ -191,12 +194,7 @@ fn until_when_it_waits() {
     );
     assert_eq!(facts.until, Some(at(90)));
     let scheduled = some(|spec| spec.start_at = Some(at(3600)));
-    check(
-        &scheduled,
-        until(3600),
-        Reason::Scheduled,
-        "It waits until 2030-01-31T07:00:00Z, its `start_at`.",
-    );
+    check(&scheduled, until(3600), Reason::Scheduled, "It waits until 2030-01-31T07:00:00Z, its `start_at`.");
     let backoff = record(
         spec(|spec| spec.retry = tried(5)),
         vec![
@@ -318,12 +316,8 @@ fn what_it_is_at() {
         Reason::Running,
         "It has been running since 2030-01-31T06:00:05Z, as the process 4711, in run 2, in attempt 1 of 3.",
     );
-    let finishing = vec![
-        (1, starting(1, 1)),
-        (2, running()),
-        (3, ended(Outcome::Succeeded, code(0))),
-        (3, draining()),
-    ];
+    let finishing =
+        vec![(1, starting(1, 1)), (2, running()), (3, ended(Outcome::Succeeded, code(0))), (3, draining())];
     check(
         &record(plain(), finishing),
         None,
@@ -350,7 +344,10 @@ fn why_it_stops() {
     assert_eq!((facts.until, facts.forced), (Some(at(33)), Some(false)));
     check(
         &stopping(
-            |spec| (spec.timeout, spec.cancel_grace) = (Some(Duration::from_secs(60)), Some(Duration::from_secs(5))),
+            |spec| {
+                (spec.timeout, spec.cancel_grace) =
+                    (Some(Duration::from_secs(60)), Some(Duration::from_secs(5)))
+            },
             vec![(62, cancel("timeout", CancelReason::Timeout, false))],
         ),
         None,

@@ -103,7 +103,8 @@ fn held(record: &Record, facts: &mut Facts) -> String {
             facts.by = Some(receipt.by.0.clone());
             facts.since = last.and_then(|attempt| attempt.ended_at);
             let at = Time(receipt.requested_at);
-            let why = format!("a shutdown of the daemon stopped it at {at}, and its `on_shutdown` is \"hold\"");
+            let why =
+                format!("a shutdown of the daemon stopped it at {at}, and its `on_shutdown` is \"hold\"");
             (why, Reason::HeldAfterShutdown)
         }
         Some(_) | None => {

@@ -43,7 +43,10 @@ fn why_it_ended_by_itself() {
     let no_program = Failure {
         stage: Some("exec".into()),
         errno: Some(2),
-        ..Failure::new("start_failed", "its program could not be executed: No such file or directory (os error 2)")
+        ..Failure::new(
+            "start_failed",
+            "its program could not be executed: No such file or directory (os error 2)",
+        )
     };
     let facts = check(
         &end(|_| {}, failed(Outcome::Failed, None, Some(no_program)), Outcome::Failed),
@@ -113,9 +116,14 @@ fn how_often_it_was_tried() {
 #[test]
 fn who_stopped_it() {
     let somebody = || cancel("token from 127.0.0.1:4", CancelReason::Requested, false);
-    let by_term = |action: EventKind| vec![(3, somebody()), (3, action), (4, ended(Outcome::Cancelled, signal(15)))];
+    let by_term =
+        |action: EventKind| vec![(3, somebody()), (3, action), (4, ended(Outcome::Cancelled, signal(15)))];
     let facts = check(
-        &to_the_end(plain(), by_term(step(Action::Signal, "SIGTERM to process group 4711")), Outcome::Cancelled),
+        &to_the_end(
+            plain(),
+            by_term(step(Action::Signal, "SIGTERM to process group 4711")),
+            Outcome::Cancelled,
+        ),
         None,
         Reason::Cancelled,
         "It was cancelled by token from 127.0.0.1:4 at 2030-01-31T06:00:03Z; it was ended at 2030-01-31T06:00:04Z by \
@@ -124,7 +132,11 @@ fn who_stopped_it() {
     assert_eq!((facts.signal_is_ours, facts.by.as_deref()), (Some(true), Some("token from 127.0.0.1:4")));
     // Somebody else was faster.
     let facts = check(
-        &to_the_end(plain(), by_term(step(Action::Signal, "SIGINT to process group 4711")), Outcome::Cancelled),
+        &to_the_end(
+            plain(),
+            by_term(step(Action::Signal, "SIGINT to process group 4711")),
+            Outcome::Cancelled,
+        ),
         None,
         Reason::Cancelled,
         "It was cancelled by token from 127.0.0.1:4 at 2030-01-31T06:00:03Z; it was ended at 2030-01-31T06:00:04Z by \
@@ -167,10 +179,8 @@ fn who_stopped_it() {
         "It timed out: it was asked to stop at 2030-01-31T06:01:00Z, when its deadline of 1m was up; it was ended at \
          2030-01-31T06:01:01Z by SIGTERM, which runward sent.",
     );
-    let shutdown = vec![
-        (3, cancel("SIGINT", CancelReason::Shutdown, false)),
-        (4, ended(Outcome::Cancelled, code(0))),
-    ];
+    let shutdown =
+        vec![(3, cancel("SIGINT", CancelReason::Shutdown, false)), (4, ended(Outcome::Cancelled, code(0)))];
     check(
         &to_the_end(plain(), shutdown, Outcome::Cancelled),
         None,
