@@ -1,5 +1,8 @@
 //! Hard case 32: the store has no room, or breaks. The log is a fake behind its trait; the actor is the real one.
 
+#[path = "common/nothing.rs"]
+mod nothing;
+
 use std::{
     sync::{
         Arc, Mutex,
@@ -8,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use nothing::Nothing;
 use runward::{
     job::{
         AttemptKey, Command, Drain, Event, Exit, Job, Outcome, Record, Requester, RunnerId, SharedContext,
@@ -15,10 +19,9 @@ use runward::{
     },
     metrics::{Metrics, Text},
     supervisor::{
-        Actor, Archive, Ended, Fatal, Filter, Parts, REPORTS, Reading, Refusal, Stage, Submission,
-        Supervisor, Urgent,
+        Actor, Ended, Fatal, Parts, REPORTS, Refusal, Stage, Submission, Supervisor, Urgent,
         core::{Core, Limits},
-        ports::{AppendError, Batch, Duplicate, End, EventLog, LoopFacts, News, Records, Report, Runners},
+        ports::{AppendError, Batch, Duplicate, End, EventLog, LoopFacts, News, Report, Runners},
     },
 };
 use tokio::sync::mpsc;
@@ -53,32 +56,6 @@ impl EventLog for Disk {
             _ => return Err(AppendError::Broken("a sync failed".into())),
         }
         Ok(Vec::new())
-    }
-}
-
-struct Nothing;
-
-impl Records for Nothing {
-    fn load(&self, _: RunnerId) -> Option<Record> {
-        None
-    }
-}
-
-impl Archive for Nothing {
-    fn record(&self, _: RunnerId) -> Reading<Option<Record>> {
-        Box::pin(async { Ok(None) })
-    }
-
-    fn list(&self, _: Filter) -> Reading<Vec<Record>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-
-    fn events(&self, _: u64, _: Option<RunnerId>, _: usize) -> Reading<Vec<Event>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-
-    fn keyed(&self, _: String) -> Reading<Option<(RunnerId, [u8; 32])>> {
-        Box::pin(async { Ok(None) })
     }
 }
 

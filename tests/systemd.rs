@@ -2,6 +2,8 @@
 //! real one.
 
 mod common;
+#[path = "common/nothing.rs"]
+mod nothing;
 
 use std::{
     os::{
@@ -19,12 +21,13 @@ use std::{
 
 use common::{PATIENCE, Setup, until};
 use nix::sys::signal::{Signal, kill};
+use nothing::Nothing;
 use runward::{
-    job::{AttemptKey, Event, Record, RunnerId, SharedContext},
+    job::{AttemptKey, Record, SharedContext},
     supervisor::{
-        Actor, Archive, Filter, Parts, REPORTS, Reading, Urgent,
+        Actor, Parts, REPORTS, Urgent,
         core::{Core, Limits},
-        ports::{AppendError, Batch, Duplicate, EventLog, LoopFacts, Records, Runners},
+        ports::{AppendError, Batch, Duplicate, EventLog, LoopFacts, Runners},
     },
     systemd::Notifier,
 };
@@ -195,33 +198,10 @@ impl EventLog for Hanging {
     }
 }
 
-struct Nothing;
+/// Runners that do nothing.
+struct NoRunners;
 
-impl Records for Nothing {
-    fn load(&self, _: RunnerId) -> Option<Record> {
-        None
-    }
-}
-
-impl Archive for Nothing {
-    fn record(&self, _: RunnerId) -> Reading<Option<Record>> {
-        Box::pin(async { Ok(None) })
-    }
-
-    fn list(&self, _: Filter) -> Reading<Vec<Record>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-
-    fn events(&self, _: u64, _: Option<RunnerId>, _: usize) -> Reading<Vec<Event>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-
-    fn keyed(&self, _: String) -> Reading<Option<(RunnerId, [u8; 32])>> {
-        Box::pin(async { Ok(None) })
-    }
-}
-
-impl Runners for Nothing {
+impl Runners for NoRunners {
     fn prepare(&mut self, _: Arc<Record>, _: AttemptKey, _: Arc<SharedContext>) {}
 
     fn go(&mut self, _: AttemptKey) {}
@@ -287,7 +267,7 @@ fn watched() -> Watched {
         let (_reports, reports) = tokio::sync::mpsc::channel(REPORTS);
         let parts = Parts {
             core: Core::new(limits, "boot".into(), 1),
-            runners: Nothing,
+            runners: NoRunners,
             reports,
             urgent: urgent_receiver,
             log: Box::new(log),

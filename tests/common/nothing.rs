@@ -1,0 +1,33 @@
+//! A store with nothing in it, for tests of the supervisor that read none of its records.
+
+use runward::{
+    job::{Event, Record, RunnerId},
+    supervisor::{Archive, Filter, Reading, ports::Records},
+};
+
+/// Holds nothing.
+pub(crate) struct Nothing;
+
+impl Records for Nothing {
+    fn load(&self, _: RunnerId) -> Option<Record> {
+        None
+    }
+}
+
+impl Archive for Nothing {
+    fn record(&self, _: RunnerId) -> Reading<Option<Record>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn list(&self, _: Filter) -> Reading<Vec<Record>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn events(&self, _: u64, _: Option<RunnerId>, _: usize) -> Reading<Vec<Event>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn keyed(&self, _: String) -> Reading<Option<(RunnerId, [u8; 32])>> {
+        Box::pin(async { Ok(None) })
+    }
+}
