@@ -8,17 +8,18 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, ToSql, params_from_iter};
+use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::oneshot;
 
 use super::{
     OpenError, connect_readonly,
     kept::{self, Closed, Message, Totals},
-    rows::{event_from_row, id_from_row, id_to_row, record_from_row, time_from_row},
+    list::list,
+    rows::{event_from_row, id_from_row, id_to_row, replay, time_from_row},
 };
 use crate::{
-    job::{self, Event, QueueSettings, Record, RunnerId, SharedContext, State},
-    supervisor::{Archive, Filter, ReadError, Reading, core::Restored, ports::Records},
+    job::{Event, QueueSettings, Record, RunnerId, SharedContext, State},
+    supervisor::{Archive, Filter, Listed, ReadError, Reading, core::Restored, ports::Records},
 };
 
 /// Two readers, so that a long page does not hold up a short look-up.
@@ -100,25 +101,12 @@ impl Archive for Readers {
         self.read(move |connection| record(connection, id))
     }
 
-    fn list(&self, filter: Filter) -> Reading<Vec<Record>> {
+    fn list(&self, filter: Filter) -> Reading<Listed> {
         self.read(move |connection| list(connection, &filter))
     }
 
     fn events(&self, after: u64, runner: Option<RunnerId>, limit: usize) -> Reading<Vec<Event>> {
-        self.read(move |connection| match runner {
-            None => connection
-                .prepare_cached(
-                    "SELECT seq, runner, at, data FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2",
-                )?
-                .query_map((after, limit), event_from_row)?
-                .collect(),
-            Some(id) => connection
-                .prepare_cached(
-                    "SELECT seq, runner, at, data FROM events WHERE runner = ?3 AND seq > ?1 ORDER BY seq LIMIT ?2",
-                )?
-                .query_map((after, limit, id_to_row(id)), event_from_row)?
-                .collect(),
-        })
+        self.read(move |connection| self::events(connection, after, runner, limit))
     }
 
     fn keyed(&self, key: String) -> Reading<Option<(RunnerId, [u8; 32])>> {
@@ -187,7 +175,7 @@ impl Lookup {
     /// The Runners that are kept open and had nothing to do.
     ///
     /// # Errors
-    /// As [`Lookup::under_way`].
+    /// As for [`Lookup::under_way`].
     pub fn idle(&self) -> Result<Vec<Record>, OpenError> {
         self.replayed(&[State::Idle])
     }
@@ -229,25 +217,17 @@ impl Lookup {
     fn replayed(&self, states: &[State]) -> Result<Vec<Record>, OpenError> {
         let words: Vec<_> = states.iter().map(|state| format!("'{state}'")).collect();
         let condition = format!("state IN ({})", words.join(", "));
-        let ids = self
+        let found = self
             .0
-            .prepare(&format!("SELECT id FROM runners WHERE state <> 'closed' AND {condition} ORDER BY n"))?
-            .query_map([], |row| id_from_row(row, 0))?
+            .prepare(&format!(
+                "SELECT n, id FROM runners WHERE state <> 'closed' AND {condition} ORDER BY n"
+            ))?
+            .query_map([], |row| Ok((row.get(0)?, id_from_row(row, 1)?)))?
             .collect::<rusqlite::Result<Vec<_>>>()?;
-        ids.into_iter().map(|id| self.replay(id)).collect()
-    }
-
-    fn replay(&self, id: RunnerId) -> Result<Record, OpenError> {
-        let events = self
-            .0
-            .prepare_cached("SELECT seq, runner, at, data FROM events WHERE runner = ?1 ORDER BY seq")?
-            .query_map([id_to_row(id)], event_from_row)?
-            .collect::<rusqlite::Result<Vec<_>>>()?;
-        match job::replay(&events) {
-            Ok(Some(record)) => Ok(record),
-            Ok(None) => Err(OpenError::Damaged(format!("the Runner {id} has no events"))),
-            Err(illegal) => Err(OpenError::Damaged(format!("Runner {id}: {illegal}"))),
-        }
+        let replay = |(n, id)| {
+            replay(&self.0, n, id).map_err(|error| OpenError::Damaged(format!("Runner {id}: {error}")))
+        };
+        found.into_iter().map(replay).collect()
     }
 }
 
@@ -261,48 +241,34 @@ impl Records for Lookup {
 }
 
 fn record(connection: &Connection, id: RunnerId) -> rusqlite::Result<Option<Record>> {
-    connection
-        .prepare_cached("SELECT record FROM runners WHERE id = ?1")?
-        .query_row([id_to_row(id)], |row| record_from_row(row, 0))
-        .optional()
+    let n = connection
+        .prepare_cached("SELECT n FROM runners WHERE id = ?1")?
+        .query_row([id_to_row(id)], |row| row.get(0))
+        .optional()?;
+    n.map(|n| replay(connection, n, id)).transpose()
 }
 
-fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Record>> {
-    let mut sql = String::from("SELECT record FROM runners AS r WHERE true");
-    let mut values: Vec<Box<dyn ToSql>> = Vec::new();
-    let mut one_of = |column: &str, words: Vec<&'static str>| {
-        if words.is_empty() {
-            return;
-        }
-        let marks = vec!["?"; words.len()].join(", ");
-        sql.push_str(&format!(" AND {column} IN ({marks})"));
-        if column == "state" && !words.contains(&State::Closed.as_str()) {
-            // So that the index of those that are not closed serves.
-            sql.push_str(" AND state <> 'closed'");
-        }
-        values.extend(words.into_iter().map(|word| Box::new(word) as Box<dyn ToSql>));
-    };
-    one_of("state", filter.states.iter().map(|state| state.as_str()).collect());
-    one_of("outcome", filter.outcomes.iter().map(|outcome| outcome.as_str()).collect());
-    for (condition, value) in [("queue = ?", &filter.queue), ("name = ?", &filter.name)] {
-        if let Some(value) = value {
-            sql.push_str(&format!(" AND {condition}"));
-            values.push(Box::new(value.clone()));
-        }
+/// Events after a place, of one Runner or of all.
+fn events(
+    connection: &Connection,
+    after: u64,
+    runner: Option<RunnerId>,
+    limit: usize,
+) -> rusqlite::Result<Vec<Event>> {
+    match runner {
+        None => connection
+            .prepare_cached(
+                "SELECT e.seq, r.id, e.at, e.data FROM events AS e CROSS JOIN runners AS r ON r.n = e.n
+                 WHERE e.seq > ?1 ORDER BY e.seq LIMIT ?2",
+            )?
+            .query_map((after, limit), event_from_row)?
+            .collect(),
+        Some(id) => connection
+            .prepare_cached(
+                "SELECT e.seq, r.id, e.at, e.data FROM runners AS r CROSS JOIN events AS e ON e.n = r.n
+                 WHERE r.id = ?3 AND e.seq > ?1 ORDER BY e.seq LIMIT ?2",
+            )?
+            .query_map((after, limit, id_to_row(id)), event_from_row)?
+            .collect(),
     }
-    for (key, value) in &filter.labels {
-        sql.push_str(" AND EXISTS (SELECT 1 FROM labels AS l WHERE l.key = ? AND l.value = ? AND l.n = r.n)");
-        values.push(Box::new(key.clone()));
-        values.push(Box::new(value.clone()));
-    }
-    if let Some(before) = filter.before {
-        sql.push_str(" AND n < ?");
-        values.push(Box::new(before));
-    }
-    sql.push_str(" ORDER BY n DESC LIMIT ?");
-    values.push(Box::new(filter.limit));
-    connection
-        .prepare_cached(&sql)?
-        .query_map(params_from_iter(values), |row| record_from_row(row, 0))?
-        .collect()
 }

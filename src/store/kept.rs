@@ -3,9 +3,9 @@
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use std::collections::BTreeMap;
 
-use super::rows::{id_from_row, id_to_row, json_from_row, record_from_row, time_from_row};
+use super::rows::{id_from_row, id_to_row, json_from_row, replay, time_from_row};
 use crate::{
-    job::{QueueSettings, Record, RunnerId, SharedContext},
+    job::{EventKind, QueueSettings, Record, RunnerId, SharedContext},
     supervisor::ports::{ContextChange, Delivery},
 };
 
@@ -117,11 +117,12 @@ pub(super) fn messages(
 ) -> rusqlite::Result<(Vec<Message>, Option<jiff::Timestamp>)> {
     let due = connection
         .prepare_cached(
-            "SELECT r.record, w.attempts FROM webhooks AS w JOIN runners AS r ON r.id = w.runner
+            "SELECT r.n, r.id, w.attempts FROM webhooks AS w JOIN runners AS r ON r.id = w.runner
              WHERE w.due_at <= ?1 ORDER BY w.due_at LIMIT ?2",
         )?
         .query_map((now.as_microsecond(), limit), |row| {
-            Ok(Message { record: record_from_row(row, 0)?, attempts: row.get(1)? })
+            let record = replay(connection, row.get(0)?, id_from_row(row, 1)?)?;
+            Ok(Message { record, attempts: row.get(2)? })
         })?
         .collect::<rusqlite::Result<_>>()?;
     let next = connection
@@ -130,27 +131,41 @@ pub(super) fn messages(
     Ok((due, next))
 }
 
-/// Forgets a closed Runner with its events, labels, keys and its message.
-pub(super) fn purge(transaction: &Transaction<'_>, id: RunnerId) -> rusqlite::Result<()> {
-    let row = id_to_row(id);
-    let known = transaction
-        .prepare_cached("SELECT n, record FROM runners WHERE id = ?1 AND state = 'closed'")?
-        .query_row([row], |row| Ok((row.get::<_, u64>(0)?, record_from_row(row, 1)?)))
-        .optional()?;
-    let Some((n, record)) = known else { return Ok(()) };
-    let mut label =
-        transaction.prepare_cached("DELETE FROM labels WHERE key = ?1 AND value = ?2 AND n = ?3")?;
-    for (key, value) in &record.spec.labels {
-        label.execute(params![key, value, n])?;
+/// Forgets closed Runners with their events, labels, keys and messages.
+pub(super) fn purge(transaction: &Transaction<'_>, ids: &[RunnerId]) -> rusqlite::Result<()> {
+    let mut last_seq = 0;
+    for id in ids {
+        let row = id_to_row(*id);
+        let known = transaction
+            .prepare_cached("SELECT n FROM runners WHERE id = ?1 AND state = 'closed'")?
+            .query_row([row], |row| row.get::<_, u64>(0))
+            .optional()?;
+        let Some(n) = known else { continue };
+        let submitted = transaction
+            .prepare_cached("SELECT data FROM events WHERE seq = ?1")?
+            .query_row([n], |row| json_from_row(row, 0))?;
+        if let EventKind::Submitted { spec } = submitted {
+            let mut label =
+                transaction.prepare_cached("DELETE FROM labels WHERE key = ?1 AND value = ?2 AND n = ?3")?;
+            for (key, value) in &spec.labels {
+                label.execute(params![key, value, n])?;
+            }
+        }
+        let last: u64 = transaction
+            .prepare_cached("SELECT max(seq) FROM events WHERE n = ?1")?
+            .query_row([n], |row| row.get(0))?;
+        last_seq = last_seq.max(last);
+        transaction.prepare_cached("DELETE FROM events WHERE n = ?1")?.execute([n])?;
+        transaction.prepare_cached("DELETE FROM keys WHERE runner = ?1")?.execute([row])?;
+        transaction.prepare_cached("DELETE FROM webhooks WHERE runner = ?1")?.execute([row])?;
+        transaction.prepare_cached("DELETE FROM runners WHERE n = ?1")?.execute([n])?;
     }
-    // Places of events must not come again: clients resume by them.
-    transaction
-        .prepare_cached("UPDATE meta SET value = max(value, ?1) WHERE key = 'purged_seq'")?
-        .execute([record.last_seq])?;
-    for table in ["events", "keys", "webhooks"] {
-        transaction.prepare_cached(&format!("DELETE FROM {table} WHERE runner = ?1"))?.execute([row])?;
+    if last_seq > 0 {
+        // Places of events must not come again: clients resume by them.
+        transaction
+            .prepare_cached("UPDATE meta SET value = max(value, ?1) WHERE key = 'purged_seq'")?
+            .execute([last_seq])?;
     }
-    transaction.prepare_cached("DELETE FROM runners WHERE n = ?1")?.execute([n])?;
     Ok(())
 }
 

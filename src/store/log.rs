@@ -1,8 +1,11 @@
 //! The one writer.
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, ffi, params};
+use std::collections::{HashMap, HashSet};
 
-use std::collections::HashSet;
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension, Transaction, ffi, params,
+    types::{ToSqlOutput, ValueRef},
+};
 use tokio::sync::watch;
 
 use super::{
@@ -10,15 +13,19 @@ use super::{
     rows::{id_from_row, id_to_row, in_process, log_bytes},
 };
 use crate::{
-    job::{Event, EventKind, Record, RunnerId},
+    job::{EventKind, RunnerId, State},
     supervisor::ports::{AppendError, Batch, Duplicate, EventLog, KeyedSubmission},
 };
+
+/// What is kept of the buffer for the JSON of events: a large one is needed seldom.
+const TEXT_KEPT: usize = 64 << 10;
 
 /// The event log, open for writing. Dropping it leaves a store without a write-ahead log.
 #[derive(Debug)]
 pub struct Log {
     connection: Connection,
     tally: watch::Sender<Tally>,
+    text: Vec<u8>,
 }
 
 /// How much of what others wait for was committed since the start.
@@ -34,7 +41,7 @@ pub struct Tally {
 
 impl Log {
     pub(super) fn new(connection: Connection) -> Self {
-        Self { connection, tally: watch::Sender::default() }
+        Self { connection, tally: watch::Sender::default(), text: Vec::new() }
     }
 
     /// Tells when there is work for those who send messages and those who forget.
@@ -62,14 +69,10 @@ impl Log {
             let at = jiff::Timestamp::now().as_microsecond();
             duplicates.extend(insert_key(&transaction, keyed, at)?);
         }
-        let refused = |id| duplicates.iter().any(|duplicate: &Duplicate| duplicate.runner == id);
-        for event in batch.events.iter().filter(|event| !refused(event.runner)) {
-            insert_event(&transaction, event)?;
-        }
-        for record in batch.records.iter().filter(|record| !refused(record.id)) {
-            put_record(&transaction, record)?;
-        }
-        let told = queue_messages(&transaction, batch)?;
+        let refused: HashSet<RunnerId> = duplicates.iter().map(|duplicate| duplicate.runner).collect();
+        let taken = |id| refused.is_empty() || !refused.contains(&id);
+        insert_events(&transaction, batch, &mut self.text, taken)?;
+        let told = put_records(&transaction, batch, taken)?;
         for (name, settings) in &batch.queues {
             kept::set_queue(&transaction, name, *settings)?;
         }
@@ -79,9 +82,7 @@ impl Log {
         for (id, delivery) in &batch.webhooks {
             kept::delivered(&transaction, *id, delivery)?;
         }
-        for id in &batch.purged {
-            kept::purge(&transaction, *id)?;
-        }
+        kept::purge(&transaction, &batch.purged)?;
         if batch.is_empty() {
             // Writes a page, as any commit does.
             transaction.execute("UPDATE meta SET value = value WHERE key = 'purged_seq'", [])?;
@@ -142,74 +143,107 @@ fn insert_key(
     Ok(None)
 }
 
-fn insert_event(transaction: &Transaction<'_>, event: &Event) -> rusqlite::Result<()> {
-    transaction
-        .prepare_cached("INSERT INTO events (seq, runner, at, type, data) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![
-            event.seq,
-            id_to_row(event.runner),
-            event.at.as_microsecond(),
-            event.kind.name(),
-            to_json(&event.kind),
-        ])?;
-    if let EventKind::Submitted { spec } = &event.kind {
-        let mut insert =
-            transaction.prepare_cached("INSERT INTO labels (key, value, n) VALUES (?1, ?2, ?3)")?;
-        for (key, value) in &spec.labels {
-            insert.execute(params![key, value, event.seq])?;
+fn insert_events(
+    transaction: &Transaction<'_>,
+    batch: &Batch,
+    text: &mut Vec<u8>,
+    taken: impl Fn(RunnerId) -> bool,
+) -> rusqlite::Result<()> {
+    let known: HashMap<RunnerId, u64> =
+        batch.records.iter().map(|record| (record.id, record.submitted_seq)).collect();
+    let mut insert = transaction
+        .prepare_cached("INSERT INTO events (seq, n, at, type, data) VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    for event in batch.events.iter().filter(|event| taken(event.runner)) {
+        let n = match (&event.kind, known.get(&event.runner)) {
+            (EventKind::Submitted { .. }, _) => event.seq,
+            (_, Some(n)) => *n,
+            (_, None) => transaction
+                .prepare_cached("SELECT n FROM runners WHERE id = ?1")?
+                .query_row([id_to_row(event.runner)], |row| row.get(0))?,
+        };
+        let at = event.at.as_microsecond();
+        insert.execute(params![event.seq, n, at, event.kind.name(), json_into(text, &event.kind)])?;
+        if let EventKind::Submitted { spec } = &event.kind
+            && !spec.labels.is_empty()
+        {
+            let mut insert =
+                transaction.prepare_cached("INSERT INTO labels (key, value, n) VALUES (?1, ?2, ?3)")?;
+            for (key, value) in &spec.labels {
+                insert.execute(params![key, value, event.seq])?;
+            }
         }
     }
+    text.shrink_to(TEXT_KEPT);
     Ok(())
 }
 
-/// A message for each Runner that closes and is to tell somebody.
-fn queue_messages(transaction: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<Tally> {
-    let is_close = |event: &&Event| matches!(event.kind, EventKind::Closed(_));
-    let closed: HashSet<RunnerId> = batch.events.iter().filter(is_close).map(|event| event.runner).collect();
-    let mut told = Tally { closed: closed.len() as u64, ..Tally::default() };
-    for record in batch.records.iter().filter(|record| closed.contains(&record.id)) {
-        told.log_bytes += log_bytes(record);
-        if record.spec.on_close.is_some() {
-            kept::queue_message(transaction, record)?;
-            told.messages += 1;
+/// What is looked for of each Runner that changed, and a message for each that has closed and is to tell somebody.
+fn put_records(
+    transaction: &Transaction<'_>,
+    batch: &Batch,
+    taken: impl Fn(RunnerId) -> bool,
+) -> rusqlite::Result<Tally> {
+    let micros = |at: Option<jiff::Timestamp>| at.map(|at| at.as_microsecond());
+    let first = batch.events.first().map_or(u64::MAX, |event| event.seq);
+    let mut told = Tally::default();
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO runners (n, id, state, outcome, queue, name, priority, held, weight, concurrency_key, ready_at,
+            deadline_at, in_process, closed_at, log_bytes)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+    )?;
+    let mut update = transaction.prepare_cached(
+        "UPDATE runners SET state = ?2, held = ?3, ready_at = ?4, in_process = ?5 WHERE n = ?1",
+    )?;
+    let mut close = transaction.prepare_cached(
+        "UPDATE runners SET state = ?2, held = 0, ready_at = NULL, outcome = ?3, closed_at = ?4, log_bytes = ?5
+         WHERE n = ?1",
+    )?;
+    for record in batch.records.iter().filter(|record| taken(record.id)) {
+        let (n, state) = (record.submitted_seq, record.state.as_str());
+        let outcome = record.outcome.map(|outcome| outcome.as_str());
+        let closed = record.state == State::Closed;
+        let log_bytes = if closed { log_bytes(record) } else { 0 };
+        if closed {
+            told.closed += 1;
+            told.log_bytes += log_bytes;
+            if record.spec.on_close.is_some() {
+                kept::queue_message(transaction, record)?;
+                told.messages += 1;
+            }
+        }
+        // Its submission is among the events: they are in order.
+        if n >= first {
+            insert.execute(params![
+                n,
+                id_to_row(record.id),
+                state,
+                outcome,
+                record.spec.queue,
+                record.spec.name,
+                record.spec.priority,
+                record.held,
+                record.spec.weight,
+                record.spec.concurrency_key,
+                micros(record.ready_at()),
+                micros(record.deadline_at()),
+                in_process(record),
+                micros(record.closed_at),
+                log_bytes,
+            ])?;
+        } else if closed {
+            close.execute(params![n, state, outcome, micros(record.closed_at), log_bytes])?;
+        } else {
+            update.execute(params![n, state, record.held, micros(record.ready_at()), in_process(record)])?;
         }
     }
     Ok(told)
 }
 
-fn put_record(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()> {
-    let micros = |at: Option<jiff::Timestamp>| at.map(|at| at.as_microsecond());
-    let deadline = record.spec.deadline.and_then(|limit| record.created_at.checked_add(limit).ok());
-    transaction
-        .prepare_cached(
-            "INSERT INTO runners (n, id, state, outcome, queue, name, priority, held, weight, concurrency_key, ready_at,
-                start_at, deadline_at, in_process, closed_at, log_bytes, last_seq, record)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)
-             ON CONFLICT (n) DO UPDATE SET state = excluded.state, outcome = excluded.outcome, held = excluded.held,
-                ready_at = excluded.ready_at, in_process = excluded.in_process, closed_at = excluded.closed_at,
-                log_bytes = excluded.log_bytes, last_seq = excluded.last_seq, record = excluded.record",
-        )?
-        .execute(params![
-            record.submitted_seq,
-            id_to_row(record.id),
-            record.state.as_str(),
-            record.outcome.map(|outcome| outcome.as_str()),
-            record.spec.queue,
-            record.spec.name,
-            record.spec.priority,
-            record.held,
-            record.spec.weight,
-            record.spec.concurrency_key,
-            micros(record.ready_at()),
-            micros(record.spec.start_at),
-            micros(deadline),
-            in_process(record),
-            micros(record.closed_at),
-            log_bytes(record),
-            record.last_seq,
-            to_json(record),
-        ])?;
-    Ok(())
+/// As JSON, in a buffer that is used again.
+fn json_into<'a>(text: &'a mut Vec<u8>, value: &impl serde::Serialize) -> ToSqlOutput<'a> {
+    text.clear();
+    serde_json::to_writer(&mut *text, value).expect("the vocabulary of jobs has a JSON form");
+    ToSqlOutput::Borrowed(ValueRef::Text(text))
 }
 
 pub(super) fn to_json(value: &impl serde::Serialize) -> String {

@@ -1,4 +1,5 @@
-//! The store: an event log in SQLite, with the records as projections written in the same transaction.
+//! The store: an event log in SQLite. A record is not stored, it is what its events add up to; what lists, retention and
+//! the next start look for is written in the same transaction as the events.
 //!
 //! One thread writes ([`Log`]), a few read ([`Readers`]), and the supervisor reads single records by
 //! themselves ([`Lookup`]). Nothing else in the program opens the database file: closing another descriptor
@@ -6,6 +7,7 @@
 
 mod archive;
 mod kept;
+mod list;
 mod log;
 mod rows;
 mod schema;

@@ -1,12 +1,14 @@
 //! Between stored rows and the vocabulary of jobs.
 
+use std::io;
+
 use jiff::Timestamp;
 use rusqlite::{
-    Row,
+    Connection, Row,
     types::{FromSqlError, Type},
 };
 
-use crate::job::{Event, EventKind, Job, Record, RunnerId, State};
+use crate::job::{self, Event, Job, Record, RunnerId, State};
 
 pub(super) fn id_to_row(id: RunnerId) -> [u8; 16] {
     id.as_u128().to_be_bytes()
@@ -16,16 +18,31 @@ pub(super) fn id_from_row(row: &Row<'_>, column: usize) -> rusqlite::Result<Runn
     Ok(RunnerId::from_u128(u128::from_be_bytes(row.get(column)?)))
 }
 
-pub(super) fn record_from_row(row: &Row<'_>, column: usize) -> rusqlite::Result<Record> {
-    json_from_row(row, column)
+/// From the columns `seq, id, at, data`.
+pub(super) fn event_from_row(row: &Row<'_>) -> rusqlite::Result<Event> {
+    Ok(Event {
+        seq: row.get(0)?,
+        runner: id_from_row(row, 1)?,
+        at: time_from_row(row, 2)?.unwrap_or_default(),
+        kind: json_from_row(row, 3)?,
+    })
 }
 
-/// From the columns `seq, runner, at, data`.
-pub(super) fn event_from_row(row: &Row<'_>) -> rusqlite::Result<Event> {
-    let kind: EventKind =
-        serde_json::from_str(row.get_ref(3)?.as_str()?).map_err(|error| unreadable(3, error))?;
-    let at = Timestamp::from_microsecond(row.get(2)?).map_err(|error| unreadable(2, error))?;
-    Ok(Event { seq: row.get(0)?, runner: id_from_row(row, 1)?, at, kind })
+/// What the events of a Runner add up to. Events are the truth: no record is stored, and damage shows.
+pub(super) fn replay(connection: &Connection, n: u64, id: RunnerId) -> rusqlite::Result<Record> {
+    let mut statement =
+        connection.prepare_cached("SELECT seq, at, data FROM events WHERE n = ?1 ORDER BY seq")?;
+    let mut rows = statement.query([n])?;
+    let mut record = None;
+    while let Some(row) = rows.next()? {
+        let at = time_from_row(row, 1)?.unwrap_or_default();
+        let event = Event { seq: row.get(0)?, runner: id, at, kind: json_from_row(row, 2)? };
+        match &mut record {
+            None => record = Some(job::create(&event).map_err(|illegal| unreadable(2, illegal))?),
+            Some(record) => job::apply(record, &event).map_err(|illegal| unreadable(2, illegal))?,
+        }
+    }
+    record.ok_or_else(|| unreadable(2, io::Error::other("it has no events")))
 }
 
 /// From a column of JSON.

@@ -57,6 +57,32 @@ const MIGRATIONS: &[&str] = &[
      CREATE INDEX webhooks_due ON webhooks (due_at);
      CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
      INSERT INTO meta VALUES ('context_version', 0), ('purged_seq', 0);",
+    // 3. A record is not stored: it is what the events add up to. What is left in `runners` is what lists, restoring and
+    // retention look for. Events name their Runner by its `n`, which is a tenth of its id in the row and its index.
+    "CREATE TABLE runners_3 (
+        n INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, state TEXT NOT NULL, outcome TEXT, queue TEXT NOT NULL,
+        name TEXT, priority INTEGER NOT NULL, held INTEGER NOT NULL, weight INTEGER NOT NULL, concurrency_key TEXT,
+        ready_at INTEGER, deadline_at INTEGER, in_process INTEGER NOT NULL, closed_at INTEGER, log_bytes INTEGER NOT NULL
+     ) STRICT;
+     INSERT INTO runners_3
+        SELECT n, id, state, outcome, queue, name, priority, held, weight, concurrency_key, ready_at, deadline_at,
+            in_process, closed_at, log_bytes
+        FROM runners ORDER BY n;
+     CREATE TABLE events_3 (
+        seq INTEGER PRIMARY KEY, n INTEGER NOT NULL, at INTEGER NOT NULL, type TEXT NOT NULL, data TEXT NOT NULL
+     ) STRICT;
+     INSERT INTO events_3
+        SELECT seq, (SELECT n FROM runners WHERE id = runner), at, type, data FROM events ORDER BY seq;
+     DROP TABLE events;
+     DROP TABLE runners;
+     ALTER TABLE events_3 RENAME TO events;
+     ALTER TABLE runners_3 RENAME TO runners;
+     CREATE INDEX events_of_runner ON events (n);
+     CREATE INDEX runners_open ON runners (state, n) WHERE state <> 'closed';
+     CREATE INDEX runners_by_outcome ON runners (outcome, n) WHERE outcome IS NOT NULL;
+     CREATE INDEX runners_by_name ON runners (name, n) WHERE name IS NOT NULL;
+     CREATE INDEX runners_by_queue ON runners (queue, n) WHERE queue <> 'default';
+     CREATE INDEX runners_closed ON runners (closed_at, log_bytes) WHERE closed_at IS NOT NULL;",
 ];
 
 /// Brings the file to this program's version, in one transaction.

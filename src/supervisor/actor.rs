@@ -1,7 +1,7 @@
 //! Awaits an input, lets the core decide, performs the effects. The only writer of the supervisor's state.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -37,6 +37,11 @@ const TURN: usize = 256;
 
 /// Events that may wait for a commit. Beyond it no request is taken until the store has caught up.
 const UNCOMMITTED: usize = 8192;
+
+/// How long an event that nobody waits for waits for another one to be committed with. The start of a short job is
+/// followed by its end within that time, and two commits do for its life; who follows events sees it so much later at the
+/// most.
+const LINGER: Duration = Duration::from_millis(5);
 
 /// How long a store that takes nothing is left alone before it is tried again: no event tells of free space.
 const STORE_RETRY: Duration = Duration::from_secs(1);
@@ -102,6 +107,8 @@ pub struct Actor<R, S> {
     pulses: Vec<oneshot::Sender<()>>,
     /// What the next commit holds.
     pending: Pending,
+    /// Until when it waits for more, where nobody waits for it.
+    linger: Option<TokioInstant>,
     /// What the commit under way holds back.
     in_flight: Option<InFlight>,
     /// Why the store takes nothing, and when it is tried again.
@@ -184,6 +191,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
             requests: 0,
             pulses: Vec::new(),
             pending: Pending::default(),
+            linger: None,
             in_flight: None,
             failing: None,
             forced: false,
@@ -217,21 +225,23 @@ impl<R: Runners, S: Records> Actor<R, S> {
         let deadline = self.core.next_deadline().map(|at| self.start + at);
         let retry = self.failing.as_ref().map(|(_, at)| at.into_std());
         let progress = self.draining().then(|| Instant::now() + PROGRESS);
-        let wake = [deadline, retry, progress].into_iter().flatten().min();
+        let linger = self.linger.map(TokioInstant::into_std);
+        let wake = [deadline, retry, progress, linger].into_iter().flatten().min();
         self.wall_clock.set(self.core.next_wall_deadline());
-        let busy = self.pending.batch.events.len() >= UNCOMMITTED;
+        let behind = self.is_behind();
         tokio::select! {
             biased;
             Some(urgent) = self.urgent.recv() => self.urgent(urgent),
             written = self.writer.written(), if self.in_flight.is_some() => self.written(written),
             Some(report) = self.reports.recv() => self.input(Input::Report(report)),
-            Some(command) = self.commands.recv(), if !busy => self.command(command),
+            Some(command) = self.commands.recv(), if !behind => self.command(command),
             () = self.wall_clock.rings() => self.input(Input::Tick),
             () = sleep_until(wake.unwrap_or_else(far).into()), if wake.is_some() => self.input(Input::Tick),
         }
         for _ in 0..TURN {
             let report = self.reports.try_recv().map(|report| self.input(Input::Report(report)));
-            let command = match busy {
+            // One command may be a thousand submissions.
+            let command = match self.is_behind() {
                 true => Err(mpsc::error::TryRecvError::Empty),
                 false => self.commands.try_recv().map(|command| self.command(command)),
             };
@@ -239,6 +249,10 @@ impl<R: Runners, S: Records> Actor<R, S> {
                 break;
             }
         }
+    }
+
+    fn is_behind(&self) -> bool {
+        self.pending.batch.events.len() >= UNCOMMITTED
     }
 
     fn draining(&self) -> bool {
@@ -305,7 +319,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
     }
 
     fn input(&mut self, input: Input) {
-        let now = Now { wall: Timestamp::now(), mono: self.start.elapsed(), jitter: jitter() };
+        let now = Now { wall: now(), mono: self.start.elapsed(), jitter: jitter() };
         let Output { batch, now, held } = self.core.handle(now, input, &self.records);
         self.pending.batch.append(batch);
         self.pending.held.extend(held);
@@ -329,14 +343,27 @@ impl<R: Runners, S: Records> Actor<R, S> {
                 return;
             }
         }
+        if self.lingers() {
+            return;
+        }
+        self.linger = None;
         let Pending { mut batch, held } = std::mem::take(&mut self.pending);
-        let changed = self.core.take_changed();
+        let records = self.core.take_changed();
         // After a failed commit there are older snapshots; the newer ones hold all that they do.
-        batch.records.retain(|old| changed.iter().all(|new| new.id != old.id));
-        batch.records.extend(changed);
+        batch.append(Batch { records, ..Batch::default() });
         let pulses = std::mem::take(&mut self.pulses);
         self.in_flight = Some(InFlight { held, pulses, context: self.core.context() });
         self.writer.write(batch);
+    }
+
+    /// Whether nobody waits for what is pending, and it may wait for more.
+    fn lingers(&mut self) -> bool {
+        let Pending { batch, held } = &self.pending;
+        if !held.is_empty() || !self.pulses.is_empty() || self.failing.is_some() || !batch.can_wait() {
+            return false;
+        }
+        let now = TokioInstant::now();
+        now < *self.linger.get_or_insert(now + LINGER)
     }
 
     fn written(&mut self, Written { batch, result }: Written) {
@@ -349,16 +376,17 @@ impl<R: Runners, S: Records> Actor<R, S> {
                 if self.failing.take().is_some() {
                     tracing::info!("the store takes records again");
                 }
-                let refused: Vec<RunnerId> = duplicates.iter().map(|duplicate| duplicate.runner).collect();
+                let refused: HashSet<RunnerId> =
+                    duplicates.iter().map(|duplicate| duplicate.runner).collect();
                 for duplicate in duplicates {
                     let reply =
                         Reply::Duplicate { original: duplicate.original, same_body: duplicate.same_body };
                     self.answer((duplicate.runner, SUBMISSION), reply);
                 }
-                self.forget(refused.clone());
                 let upto = batch.events.last().map_or(0, |event| event.seq);
-                let records: Vec<_> =
-                    batch.records.into_iter().filter(|record| !refused.contains(&record.id)).collect();
+                let mut records = batch.records;
+                records.retain(|record| !refused.contains(&record.id));
+                self.forget(refused);
                 records.iter().for_each(|record| tell_end(record));
                 self.hub.publish(&records, upto);
                 self.input(Input::Committed { upto });
@@ -387,7 +415,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
             tracing::error!(%reason, "the store takes nothing: new jobs are refused until it does");
         }
         self.failing = Some((reason.clone(), TokioInstant::now() + STORE_RETRY));
-        let refused: Vec<RunnerId> = (batch.events.iter())
+        let refused: HashSet<RunnerId> = (batch.events.iter())
             .filter(|event| matches!(event.kind, crate::job::EventKind::Submitted { .. }))
             .map(|event| event.runner)
             .collect();
@@ -417,14 +445,14 @@ impl<R: Runners, S: Records> Actor<R, S> {
     }
 
     /// Drops all that is still to be written of submissions that the store did not take.
-    fn forget(&mut self, ids: Vec<RunnerId>) {
+    fn forget(&mut self, ids: HashSet<RunnerId>) {
         if ids.is_empty() {
             return;
         }
         self.pending.batch.events.retain(|event| !ids.contains(&event.runner));
         self.pending.batch.records.retain(|record| !ids.contains(&record.id));
         self.pending.batch.keys.retain(|keyed| !ids.contains(&keyed.runner));
-        self.input(Input::Refused(ids));
+        self.input(Input::Refused(ids.into_iter().collect()));
     }
 
     fn answer(&mut self, token: Token, reply: Reply) {
@@ -525,6 +553,12 @@ fn tell_end(record: &Record) {
         Outcome::Failed => tracing::info!(%runner, run, attempt, name, %outcome, exit, error, "closed"),
         Outcome::Lost => tracing::warn!(%runner, run, attempt, name, %outcome, error, "closed"),
     }
+}
+
+/// As the store keeps it, in microseconds: what is told at once is what is read back later.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
 }
 
 /// From 0 to 1, as good as random.

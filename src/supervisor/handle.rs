@@ -223,12 +223,27 @@ pub struct Filter {
     pub limit: usize,
 }
 
+/// Runners that are looked at for one page, so that it takes milliseconds whatever is asked. A page of those that are
+/// rare among many ends early then.
+pub const LOOKS: usize = 10_000;
+
+/// A part of a list.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// What was found, newest first.
+    pub records: Vec<Record>,
+    /// The place to go on before ([`Filter::before`]); `None` where there are no more.
+    pub next: Option<u64>,
+    /// How many were looked at to find these.
+    pub looked: usize,
+}
+
 /// Committed records and events, to be read by anybody at any time.
 pub trait Archive: Send + Sync + 'static {
     /// One record.
     fn record(&self, id: RunnerId) -> Reading<Option<Record>>;
-    /// Records, newest first.
-    fn list(&self, filter: Filter) -> Reading<Vec<Record>>;
+    /// Records, newest first: as many as are asked for, or those among the next [`LOOKS`].
+    fn list(&self, filter: Filter) -> Reading<Listed>;
     /// Events after a place, oldest first, of one Runner or of all.
     fn events(&self, after: u64, runner: Option<RunnerId>, limit: usize) -> Reading<Vec<Event>>;
     /// The Runner that a key made, and the hash of its body.

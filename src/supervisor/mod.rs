@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 pub(crate) use actor::jitter;
 pub use actor::{Actor, Ended, Fatal, Parts, REPORTS, Urgent};
 pub use handle::{
-    Archive, Filter, ReadError, Reading, Refusal, Stage, Status, Submission, Submitted, Supervisor, Taken,
+    Archive, Filter, LOOKS, Listed, ReadError, Reading, Refusal, Stage, Status, Submission, Submitted,
+    Supervisor, Taken,
 };
 pub use hub::{Hub, Subscription};
 pub use writer::count_durable;

@@ -1,6 +1,10 @@
 //! What the supervisor needs of the world, as traits: the store below it and the Runners beside it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 
@@ -14,7 +18,7 @@ use crate::job::{
 pub struct Batch {
     /// What happened, in order.
     pub events: Vec<Event>,
-    /// The records that changed, as the last of these events leaves them.
+    /// The records that changed, as the last of these events leaves them: those of all these events.
     pub records: Vec<Arc<Record>>,
     /// The idempotency keys of submissions among the events.
     pub keys: Vec<KeyedSubmission>,
@@ -34,7 +38,10 @@ impl Batch {
         let Self { events, records, keys, queues, context, purged, webhooks } = later;
         self.events.extend(events);
         if !records.is_empty() {
-            self.records.retain(|old| records.iter().all(|new| new.id != old.id));
+            if !self.records.is_empty() {
+                let newer: HashSet<RunnerId> = records.iter().map(|record| record.id).collect();
+                self.records.retain(|old| !newer.contains(&old.id));
+            }
             self.records.extend(records);
         }
         self.keys.extend(keys);
@@ -42,6 +49,32 @@ impl Batch {
         self.context.extend(context);
         self.purged.extend(purged);
         self.webhooks.extend(webhooks);
+    }
+
+    /// Whether nobody waits for what is in it: it is to be told of a Runner that goes on, and after a crash is found out
+    /// again from what that has left.
+    pub fn can_wait(&self) -> bool {
+        let Self { events, records, keys, queues, context, purged, webhooks } = self;
+        let others = records.is_empty()
+            && keys.is_empty()
+            && queues.is_empty()
+            && context.is_empty()
+            && purged.is_empty()
+            && webhooks.is_empty();
+        let can_wait = |event: &Event| match event.kind {
+            EventKind::Running { .. } | EventKind::CancelStep { .. } | EventKind::Draining { .. } => true,
+            EventKind::Submitted { .. }
+            | EventKind::Starting { .. }
+            | EventKind::CancelRequested { .. }
+            | EventKind::AttemptEnded { .. }
+            | EventKind::Requeued { .. }
+            | EventKind::Released { .. }
+            | EventKind::Idle
+            | EventKind::RunAdded { .. }
+            | EventKind::CloseRequested { .. }
+            | EventKind::Closed(_) => false,
+        };
+        others && events.iter().all(can_wait)
     }
 
     /// Whether there is nothing in it.

@@ -2,6 +2,7 @@
 //! grows, which is what commits in groups.
 
 use std::{
+    collections::HashSet,
     io,
     sync::{Arc, mpsc as blocking},
     thread,
@@ -11,7 +12,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::ports::{AppendError, Batch, Delivery, Duplicate, EventLog};
-use crate::metrics::Metrics;
+use crate::{job::RunnerId, metrics::Metrics};
 
 /// A batch, after the attempt to commit it.
 pub(super) struct Written {
@@ -70,7 +71,8 @@ fn count(metrics: &Metrics, started: Instant, batch: &Batch, result: &Result<Vec
 
 /// Counts what was made durable.
 pub fn count_durable(metrics: &Metrics, batch: &Batch, duplicates: &[Duplicate]) {
-    let refused = |id| duplicates.iter().any(|duplicate| duplicate.runner == id);
+    let duplicates: HashSet<RunnerId> = duplicates.iter().map(|duplicate| duplicate.runner).collect();
+    let refused = |id| !duplicates.is_empty() && duplicates.contains(&id);
     let messages = metrics.jobs.committed(&batch.events, &batch.records, refused);
     let done = batch.webhooks.iter().filter(|(_, delivery)| *delivery == Delivery::Done).count();
     metrics.webhooks.pending.add(messages - i64::try_from(done).unwrap_or(i64::MAX));

@@ -2,7 +2,7 @@
 
 use runward::{
     job::{Event, Record, RunnerId},
-    supervisor::{Archive, Filter, Reading, ports::Records},
+    supervisor::{Archive, Filter, Listed, Reading, ports::Records},
 };
 
 /// Holds nothing.
@@ -19,8 +19,8 @@ impl Archive for Nothing {
         Box::pin(async { Ok(None) })
     }
 
-    fn list(&self, _: Filter) -> Reading<Vec<Record>> {
-        Box::pin(async { Ok(Vec::new()) })
+    fn list(&self, _: Filter) -> Reading<Listed> {
+        Box::pin(async { Ok(Listed::default()) })
     }
 
     fn events(&self, _: u64, _: Option<RunnerId>, _: usize) -> Reading<Vec<Event>> {

@@ -86,17 +86,17 @@ fn item(id: RunnerId, taken: Result<Taken, Problem>) -> CancelledItem {
 async fn find(shared: &Shared, mut filter: Filter) -> Result<(Vec<(RunnerId, Stage)>, bool), Problem> {
     let mut found = Vec::new();
     loop {
-        let records = shared.api.supervisor.archive().list(filter.clone()).await?;
-        for record in &records {
+        let listed = shared.api.supervisor.archive().list(filter.clone()).await?;
+        for record in &listed.records {
             if found.len() == MAX_CANCELLED {
                 return Ok((found, true));
             }
-            filter.before = Some(record.submitted_seq);
             found.push((record.id, record.state));
         }
-        if records.len() < filter.limit {
+        if listed.next.is_none() {
             return Ok((found, false));
         }
+        filter.before = listed.next;
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
         query::Query,
     },
     job::{Outcome, Record, RunnerId, State as Stage},
-    supervisor::Filter,
+    supervisor::{Filter, LOOKS},
 };
 
 /// Runners on a page that asks for no number.
@@ -63,8 +63,15 @@ impl Items {
         self.items.len()
     }
 
+    /// The page, and whether there is more after its last item.
     pub(super) fn page(self, more: bool) -> Page {
-        Page { items: self.items, next_cursor: more.then(|| self.last.to_string()) }
+        let next = more.then_some(self.last);
+        self.page_before(next)
+    }
+
+    /// The page, and the place where the next one goes on.
+    pub(super) fn page_before(self, next: Option<u64>) -> Page {
+        Page { items: self.items, next_cursor: next.map(|next| next.to_string()) }
     }
 }
 
@@ -95,23 +102,22 @@ pub(super) async fn list(State(shared): State<Shared>, uri: Uri) -> Result<Respo
     };
     let limit = query.number("limit", 1..=MAX_PAGE)?.unwrap_or(PAGE) as usize;
     let mut items = Items::default();
-    let more = 'reading: loop {
+    let mut looked = 0;
+    let next = 'reading: loop {
         filter.limit = READ.min(limit - items.len());
-        let records = shared.api.supervisor.archive().list(filter.clone()).await?;
-        for record in &records {
-            filter.before = Some(record.submitted_seq);
+        let listed = shared.api.supervisor.archive().list(filter.clone()).await?;
+        for record in &listed.records {
             if !items.add(record.submitted_seq, &Runner::from(record))? {
-                break 'reading true;
+                break 'reading Some(record.submitted_seq);
             }
         }
-        if records.len() < filter.limit {
-            break false;
+        looked += listed.looked;
+        if listed.next.is_none() || items.len() == limit || looked >= LOOKS {
+            break listed.next;
         }
-        if items.len() == limit {
-            break true;
-        }
+        filter.before = listed.next;
     };
-    Ok(json(StatusCode::OK, &items.page(more)))
+    Ok(json(StatusCode::OK, &items.page_before(next)))
 }
 
 /// The whole record of a runner.

@@ -25,7 +25,7 @@ use crate::{
         submission, timing,
     },
     job::{Record, RunnerId, Spec, State as Stage},
-    supervisor::{self, Submitted},
+    supervisor::{self, Submitted, Subscription},
 };
 
 /// Parameters of any submission.
@@ -104,9 +104,15 @@ pub(super) async fn submit(
     };
     // One that is kept open does not close by itself: what is waited for is its first run.
     let run = spec.keep_open.then_some(1);
-    let submitted =
-        shared.api.supervisor.submit(supervisor::Submission { id: RunnerId::new(), spec, key }).await?;
-    let answered = respond(&shared, answer, submitted.id, run, held).await;
+    let id = RunnerId::new();
+    // Its first record comes with its commit: nobody has to read it back.
+    let changes = shared.api.supervisor.subscribe(id);
+    let submitted = shared.api.supervisor.submit(supervisor::Submission { id, spec, key }).await?;
+    let changes = match submitted.replayed {
+        true => shared.api.supervisor.subscribe(submitted.id),
+        false => changes,
+    };
+    let answered = respond(&shared, answer, submitted.id, changes, run, held).await;
     let mut response =
         answered.unwrap_or_else(|problem| accepted_but(&problem, submitted.id).into_response());
     name(&mut response, submitted);
@@ -118,17 +124,21 @@ async fn respond(
     shared: &Shared,
     answer: Answer,
     id: RunnerId,
+    mut changes: Subscription,
     run: Option<u32>,
     held: Option<Held>,
 ) -> Result<Response, Problem> {
     match answer {
-        Answer::AtOnce => Ok(json(StatusCode::CREATED, &Runner::from(&record(shared, id).await?))),
+        Answer::AtOnce => {
+            let record = latest(shared, id, &mut changes).await?;
+            Ok(json(StatusCode::CREATED, &Runner::from(&*record)))
+        }
         Answer::Wait(limit) => {
             let over = |record: &Record| match run {
                 None => record.state == Stage::Closed,
                 Some(run) => record.is_over(run),
             };
-            let record = within(shared, id, limit, over).await?;
+            let record = follow(shared, id, changes, limit, over).await?;
             let status = if over(&record) { StatusCode::OK } else { StatusCode::ACCEPTED };
             Ok(json(status, &Runner::from(&*record)))
         }
@@ -262,9 +272,19 @@ pub(super) async fn within(
     limit: Duration,
     so: impl Fn(&Record) -> bool,
 ) -> Result<Arc<Record>, Problem> {
-    let mut changes = shared.api.supervisor.subscribe(id);
+    follow(shared, id, shared.api.supervisor.subscribe(id), limit, so).await
+}
+
+/// The same, of one that is listened to already.
+async fn follow(
+    shared: &Shared,
+    id: RunnerId,
+    mut changes: Subscription,
+    limit: Duration,
+    so: impl Fn(&Record) -> bool,
+) -> Result<Arc<Record>, Problem> {
     let mut closing = shared.closing.clone();
-    let mut latest = Arc::new(record(shared, id).await?);
+    let mut latest = latest(shared, id, &mut changes).await?;
     let mut up = std::pin::pin!(time::sleep(limit));
     while !so(&latest) {
         tokio::select! {
@@ -274,6 +294,14 @@ pub(super) async fn within(
         }
     }
     Ok(latest)
+}
+
+/// The committed record, read only where nothing was committed since the subscription.
+async fn latest(shared: &Shared, id: RunnerId, changes: &mut Subscription) -> Result<Arc<Record>, Problem> {
+    match changes.latest() {
+        Some(record) => Ok(record),
+        None => record(shared, id).await.map(Arc::new),
+    }
 }
 
 /// Where the runner is, and whether the answer is one to an earlier request.
