@@ -35,6 +35,8 @@ const BROKEN: u8 = 2;
 struct Disk {
     health: Arc<AtomicU8>,
     events: Arc<Mutex<Vec<Event>>>,
+    /// How many events each commit had.
+    commits: Arc<Mutex<Vec<usize>>>,
 }
 
 impl Disk {
@@ -51,7 +53,10 @@ impl Disk {
 impl EventLog for Disk {
     fn append(&mut self, batch: &Batch) -> Result<Vec<Duplicate>, AppendError> {
         match self.health.load(Ordering::SeqCst) {
-            WELL => self.events.lock().expect("unpoisoned").extend(batch.events.iter().cloned()),
+            WELL => {
+                self.commits.lock().expect("unpoisoned").push(batch.events.len());
+                self.events.lock().expect("unpoisoned").extend(batch.events.iter().cloned());
+            }
             FULL => return Err(AppendError::Refused("no space left on device".into())),
             _ => return Err(AppendError::Broken("a sync failed".into())),
         }
@@ -286,4 +291,40 @@ async fn a_shutdown_on_a_full_disk_ends_when_everything_has() {
         None,
         "no shim was told to let go: they keep the ends for the next start"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_nobody_waits_for_is_committed_with_the_end_of_a_short_job() {
+    let mut rig = Rig::start();
+    let id = RunnerId::new();
+    let mut subscription = rig.supervisor.subscribe(id);
+    rig.supervisor.submit(Submission { id, spec: Arc::new(spec()), key: None }).await.expect("accepted");
+    let Some(Told::Prepare(_, key)) = rig.told.recv().await else { panic!("it is prepared first") };
+    assert_eq!(rig.told.recv().await, Some(Told::Go(key)));
+    rig.report(id, key, News::Running { pid: Some(7), start_time: Some(7) }).await;
+    let end = End { exit: Some(Exit::Code(0)), closed: Some(Drain::default()), ..End::default() };
+    rig.report(id, key, News::Ended(end)).await;
+    while subscription.changed().await.state != State::Closed {}
+    assert_eq!(*rig.disk.commits.lock().expect("unpoisoned"), [2, 4], "two commits for all of its life");
+    assert_eq!(rig.told.recv().await, Some(Told::Settled(key)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_nobody_waits_for_is_committed_soon_and_at_once_with_what_somebody_waits_for() {
+    let mut rig = Rig::start();
+    let before = tokio::time::Instant::now();
+    let (first, _) = rig.running().await;
+    assert!(before.elapsed() < Duration::from_millis(20), "it was not left until something else happened");
+    assert_eq!(rig.disk.events_of(first), ["submitted", "starting", "running"]);
+
+    let id = RunnerId::new();
+    rig.supervisor.submit(Submission { id, spec: Arc::new(spec()), key: None }).await.expect("accepted");
+    let Some(Told::Prepare(_, key)) = rig.told.recv().await else { panic!("it is prepared first") };
+    assert_eq!(rig.told.recv().await, Some(Told::Go(key)));
+    let before = tokio::time::Instant::now();
+    rig.report(id, key, News::Running { pid: Some(7), start_time: Some(7) }).await;
+    let another = rig.submit().await.expect("accepted");
+    assert_eq!(before.elapsed(), Duration::ZERO, "who waits is not delayed");
+    assert_eq!(rig.disk.events_of(another), ["submitted"]);
+    assert_eq!(rig.disk.events_of(id), ["submitted", "starting", "running"]);
 }

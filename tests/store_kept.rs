@@ -185,6 +185,52 @@ fn a_store_of_version_1_keeps_all_it_has() {
 }
 
 #[test]
+fn a_store_of_version_2_keeps_all_it_has() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("runward.db");
+    let old = rusqlite::Connection::open(&path).expect("a database");
+    old.execute_batch(include_str!("fixtures/store_v2.sql")).expect("the tables of version 2");
+    let before: Vec<Record> = old
+        .prepare("SELECT record FROM runners ORDER BY n DESC")
+        .and_then(|mut rows| rows.query_map([], |row| row.get::<_, String>(0))?.collect())
+        .map(|texts: Vec<String>| {
+            let record = |text: String| {
+                let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+                serde_json::from_value(in_micros(&value)).expect("a record")
+            };
+            texts.into_iter().map(record).collect()
+        })
+        .expect("records");
+    drop(old);
+    let log = store::open(&path, true).expect("it is migrated");
+    assert_eq!(log.last_seq().expect("readable"), 21);
+    let states: Vec<State> = before.iter().map(|record| record.state).collect();
+    assert_eq!(states, [State::Queued, State::Running, State::Idle, State::Closed, State::Closed]);
+
+    let readers = Readers::start(&path).expect("readers");
+    let all = read(readers.list(Filter { limit: 9, ..Filter::default() }));
+    assert_eq!(all.records, before, "what the events add up to is what was stored");
+    let lookup = Lookup::open(&path).expect("readable");
+    let waiting = lookup.waiting().expect("readable");
+    assert_eq!((waiting[0].id, waiting[0].weight, waiting[0].priority), (before[0].id, 2, 5));
+    assert_eq!(waiting[0].ready_at, before[0].ready_at());
+    assert_eq!(lookup.under_way().expect("readable"), [before[1].clone()]);
+    assert_eq!(lookup.idle().expect("readable"), [before[2].clone()]);
+    let nightly = Filter { queue: Some("nightly".into()), limit: 9, ..Filter::default() };
+    assert_eq!(read(readers.list(nightly)).records, [before[3].clone()]);
+    let labelled = Filter { labels: vec![("team".into(), "data".into())], limit: 9, ..Filter::default() };
+    assert_eq!(read(readers.list(labelled)).records, [before[0].clone(), before[4].clone()]);
+    let events = read(readers.events(5, None, 3));
+    let of: Vec<_> = events.iter().map(|event| (event.seq, event.runner, event.kind.name())).collect();
+    let (first, second) = (before[4].id, before[3].id);
+    assert_eq!(of, [(6, first, "closed"), (7, second, "submitted"), (8, second, "starting")]);
+    assert_eq!(read(readers.events(0, Some(first), 9)).len(), 6);
+    let totals = read(readers.totals());
+    assert_eq!((totals.records, totals.log_bytes), (2, 11));
+    assert!(read(readers.keyed("one".into())).is_some_and(|(id, _)| id == first));
+}
+
+#[test]
 fn what_waits_is_restored_without_its_record() {
     let mut store = Store::new();
     let start = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(1);

@@ -23,7 +23,7 @@ pub struct Spec {
     /// The queue it waits in.
     pub queue: String,
     /// Higher goes first; equal ones go in the order of their acceptance.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub priority: i32,
     /// Labels to find it by.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -32,7 +32,7 @@ pub struct Spec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub context: BTreeMap<String, String>,
     /// How many slots it takes.
-    #[serde(default = "one")]
+    #[serde(default = "one", skip_serializing_if = "is_one")]
     pub weight: u32,
     /// How long it waits after its acceptance before it may start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -47,7 +47,7 @@ pub struct Spec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Duration>,
     /// When a failed attempt is followed by another.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub retry: Retry,
     /// How long an attempt may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,13 +59,13 @@ pub struct Spec {
     /// How long the executor may drain.
     pub drain_timeout: Duration,
     /// What to do when the daemon or the host dies under it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub on_lost: OnLost,
     /// What to do when a shutdown of the daemon stops it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub on_shutdown: OnLost,
     /// Whether the Runner stays open after a run, for others in the same context.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub keep_open: bool,
     /// Who is told when it has closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -108,6 +108,15 @@ impl Spec {
 
 fn one() -> u32 {
     1
+}
+
+fn is_one(weight: &u32) -> bool {
+    *weight == one()
+}
+
+/// What a spec says nothing of is not stored with each: these defaults are the program's, not an operator's.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// When a failed attempt is followed by another.

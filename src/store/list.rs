@@ -32,8 +32,8 @@ impl Candidates {
         let mut values: Vec<Box<dyn ToSql>> = Vec::new();
         values.extend(self.values.iter().map(|value| Box::new(value.clone()) as Box<dyn ToSql>));
         let mut before = String::new();
-        if let Some(place) = filter.before {
-            values.push(Box::new(place));
+        if let Some(limit) = filter.before {
+            values.push(Box::new(limit));
             before = format!(" AND {place} < ?{}", values.len());
         }
         let part = |part: &String| format!("SELECT {place}{columns} {part}{before}");

@@ -38,6 +38,9 @@ const CHECKED_BYTES: i64 = 32 << 20;
 /// The mode of its files: commands, output and context variables are nobody else's.
 const MODE: u32 = 0o600;
 
+/// What a commit of several thousand events changes fits: pages that do not are written before their time, and again.
+const WRITER_CACHE_KIB: i64 = 4096;
+
 /// Only a reader that is just being closed by another process can hold a lock: the state directory is ours.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -107,6 +110,7 @@ pub fn open(path: &Path, was_used: bool) -> Result<Log, OpenError> {
     }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
     check(&connection)?;
     schema::migrate(&mut connection)?;
     Ok(Log::new(connection))
