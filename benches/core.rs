@@ -11,7 +11,7 @@ use runward::{
     job::{AttemptKey, Command, Drain, Exit, Job, Record, RunnerId, Spec},
     supervisor::{
         core::{Core, Effect, Input, Limits, Now, Output},
-        ports::{End, News, Records, Report},
+        ports::{End, News, Records, Report, Unreadable},
     },
 };
 
@@ -45,8 +45,12 @@ const BATCH: usize = 1000;
 struct Nothing;
 
 impl Records for Nothing {
-    fn load(&self, _: RunnerId) -> Option<Record> {
-        None
+    fn load(&self, _: RunnerId) -> Result<Option<Record>, Unreadable> {
+        Ok(None)
+    }
+
+    fn load_at(&self, _: u64) -> Result<Option<Record>, Unreadable> {
+        Ok(None)
     }
 }
 
@@ -92,7 +96,7 @@ impl Rig {
 
     fn input(&mut self, input: Input) -> Output {
         self.mono += Duration::from_micros(1);
-        let now = Now { wall: Timestamp::UNIX_EPOCH, mono: self.mono, jitter: 0.5 };
+        let now = Now { wall: Timestamp::UNIX_EPOCH, mono: self.mono, jitter: || 0.5 };
         let output = self.core.handle(now, input, &Nothing);
         self.seq = output.batch.events.last().map_or(self.seq, |event| event.seq);
         output
