@@ -101,9 +101,12 @@ mod tests {
         fn places_are_an_ordered_set(steps in prop::collection::vec((place(), any::<bool>()), 0..200)) {
             let (mut places, mut model) = (Places::default(), std::collections::BTreeSet::new());
             for (place, insert) in steps {
-                match insert {
-                    true => drop((places.insert(place), model.insert(place))),
-                    false => drop((places.remove(place), model.remove(&place))),
+                if insert {
+                    places.insert(place);
+                    model.insert(place);
+                } else {
+                    places.remove(place);
+                    model.remove(&place);
                 }
                 prop_assert_eq!(places.contains(place), insert);
                 prop_assert_eq!(places.before(place), model.range(..place).count());
