@@ -540,7 +540,7 @@ fn recover(
     let lookup = Lookup::open(&state.database()).map_err(broken)?;
     let executed = state.last_executed().map_err(system("the output of earlier jobs"))?;
     if let Some(id) = executed.and_then(|name| name.parse::<RunnerId>().ok())
-        && lookup.load(id).is_none()
+        && lookup.load(id).map_err(|error| broken(OpenError::Damaged(error.0)))?.is_none()
     {
         return Err(broken(OpenError::Forgotten(id)));
     }
@@ -557,7 +557,7 @@ fn recover(
     let last_seq = log.last_seq().map_err(sql)?;
     let count = under_way.len();
     let logs = state.logs();
-    let now = Now { wall: Timestamp::now(), mono: Duration::ZERO, jitter: supervisor::jitter() };
+    let now = Now { wall: Timestamp::now(), mono: Duration::ZERO, jitter: supervisor::jitter };
     let batch =
         recovery::plan(under_way, |record| evidence(&logs, boot_id, record, &lookup), last_seq + 1, now)
             .map_err(|illegal| StartError::Recovery(illegal.to_string()))?;
@@ -575,9 +575,7 @@ fn recover(
     let mut core = Core::new(limits(settings), boot_id.to_owned(), last_seq + 1);
     core.configure(settings.queues.clone(), lookup.queues().map_err(broken)?);
     core.set_context(lookup.context().map_err(broken)?);
-    for restored in lookup.waiting().map_err(broken)? {
-        core.restore(&restored, now);
-    }
+    lookup.waiting(|restored| core.restore(restored, now)).map_err(broken)?;
     for record in lookup.idle().map_err(broken)? {
         core.restore_idle(record, now);
     }

@@ -2,6 +2,7 @@
 //! small model of the world: a store that commits when it likes and Runners that end when they like.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
@@ -19,7 +20,7 @@ use runward::{
             Answer, Change, Core, Effect, Input, Limits, Now, Phase, Request, Restored, SETTLE, Standing,
             Token,
         },
-        ports::{End, News, Records, Report},
+        ports::{End, News, Records, Report, Unreadable},
         recovery::{self, Evidence},
     },
 };
@@ -31,6 +32,9 @@ const LIMITS: Limits = Limits {
     cancel_grace: Duration::from_secs(30),
     shutdown: Duration::from_secs(300),
 };
+
+/// Fewer than there often wait, so that records are read back all the time.
+const RECORDS_KEPT: usize = 1;
 
 /// The queue that has slots of its own, and how many.
 const NARROW: (&str, u32) = ("narrow", 2);
@@ -55,6 +59,8 @@ enum Op {
     Close(prop::sample::Index),
     Commit,
     RefuseSubmissions,
+    /// From now on the store can, or can't, be read.
+    Readable(bool),
     Execute(prop::sample::Index),
     End {
         which: prop::sample::Index,
@@ -133,6 +139,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => index().prop_map(Op::Close),
         10 => Just(Op::Commit),
         1 => Just(Op::RefuseSubmissions),
+        1 => any::<bool>().prop_map(Op::Readable),
         6 => index().prop_map(Op::Execute),
         6 => (index(), 0..3, prop::bool::weighted(0.1), prop::bool::weighted(0.2))
             .prop_map(|(which, code, lost, drains)| Op::End { which, code, lost, drains }),
@@ -155,17 +162,26 @@ struct Attempt {
 }
 
 #[derive(Default)]
-struct Store(BTreeMap<RunnerId, Vec<Event>>);
+struct Store(BTreeMap<RunnerId, Vec<Event>>, Cell<bool>);
 
 impl Store {
+    fn unreadable(&self, unreadable: bool) -> bool {
+        self.1.replace(unreadable)
+    }
+
     fn record(&self, id: RunnerId) -> Option<Record> {
         job::replay(self.0.get(&id)?).expect("committed events fit each other")
     }
 }
 
 impl Records for Store {
-    fn load(&self, id: RunnerId) -> Option<Record> {
-        self.record(id)
+    fn load(&self, id: RunnerId) -> Result<Option<Record>, Unreadable> {
+        if self.1.get() { Err(Unreadable("not now".into())) } else { Ok(self.record(id)) }
+    }
+
+    fn load_at(&self, submitted_seq: u64) -> Result<Option<Record>, Unreadable> {
+        let submitted = |(_, events): &(&RunnerId, &Vec<Event>)| events[0].seq == submitted_seq;
+        self.0.iter().find(submitted).map_or(Ok(None), |(id, _)| self.load(*id))
     }
 }
 
@@ -242,7 +258,7 @@ impl World {
     }
 
     fn now(&self) -> Now {
-        Now { wall: self.wall, mono: self.now, jitter: 0.5 }
+        Now { wall: self.wall, mono: self.now, jitter: || 0.5 }
     }
 
     fn pass(&mut self, seconds: u64) {
@@ -293,13 +309,39 @@ impl World {
         let fits = weights.iter().sum::<u32>() <= self.max_running || weights.len() == 1;
         assert!(started.spec.job.in_process() || fits, "it starts within what the operator decided last");
         let place = |record: &Record| (std::cmp::Reverse(record.spec.priority), record.submitted_seq);
+        let unreadable = self.store.unreadable(false);
         for other in self.submitted.iter().filter(|other| **other != id) {
-            let Some(Standing::Line { .. }) = self.core.standing(*other) else { continue };
+            let Some(Standing::Line { .. }) = self.core.standing(*other, &self.store) else { continue };
             let other = self.latest(*other).expect("it waits");
             if other.spec.queue == started.spec.queue {
                 assert!(place(started) < place(&other), "priority, then acceptance");
             }
         }
+        self.store.unreadable(unreadable);
+    }
+
+    /// What the core says of those that wait is so.
+    fn check_queued(&self) {
+        let unreadable = self.store.unreadable(false);
+        let latest = |id: &RunnerId| self.latest(*id).filter(|record| record.state == State::Queued);
+        let waiting: Vec<Record> = self.submitted.iter().filter_map(latest).collect();
+        assert_eq!(self.core.counts().queued, waiting.len());
+        for id in &self.submitted {
+            let waits = waiting.iter().find(|record| record.id == *id);
+            let standing = self.core.standing(*id, &self.store);
+            assert_eq!(standing.is_some(), waits.is_some(), "what waits has a standing");
+            let (Some(Standing::Line { position, of, ahead, .. }), Some(record)) = (standing, waits) else {
+                continue;
+            };
+            assert!(position <= of && ahead.len() == (position - 1).min(10));
+            let place = |record: &Record| (std::cmp::Reverse(record.spec.priority), record.submitted_seq);
+            let is_before = |other: &&Record| {
+                other.spec.queue == record.spec.queue && place(other) < place(record)
+            };
+            let before: HashSet<RunnerId> = waiting.iter().filter(is_before).map(|other| other.id).collect();
+            assert!(ahead.iter().all(|id| before.contains(id)), "those ahead of it come before it");
+        }
+        self.store.unreadable(unreadable);
     }
 
     /// A record as it is with all that is not durable yet.
@@ -387,6 +429,7 @@ impl World {
     }
 
     fn commit(&mut self) {
+        self.check_queued();
         if self.in_flight.is_none() {
             // The snapshots must be what the events add up to.
             let changed = self.core.take_changed();
@@ -481,7 +524,7 @@ impl World {
             let record = self.store.record(*id).expect("it has events");
             match record.state {
                 State::Queued => {
-                    self.core.restore(&restored(&record), now);
+                    self.core.restore(restored(&record), now);
                 }
                 State::Idle => self.core.restore_idle(record, now),
                 State::Closed => {}
@@ -593,6 +636,7 @@ impl World {
             }
             Op::Commit => self.commit(),
             Op::RefuseSubmissions => self.refuse(),
+            Op::Readable(readable) => drop(self.store.unreadable(!readable)),
             Op::Execute(index) => {
                 let ready = self.attempts_that(|attempt| {
                     attempt.gone && !attempt.told_running && attempt.ended.is_none()
@@ -620,6 +664,7 @@ impl World {
 
     /// Lets everything come to rest: all commits, all ends, all drains.
     fn settle(&mut self) {
+        self.store.unreadable(false);
         for narrow in [false, true] {
             if self.core.phase() == Phase::Open {
                 self.apply(Op::Pause { narrow, paused: false });
@@ -684,6 +729,7 @@ impl World {
 
 fn core(next_seq: u64, paused: [bool; 2]) -> Core {
     let mut core = Core::new(LIMITS, "boot".into(), next_seq);
+    core.keep_records(RECORDS_KEPT);
     let configured = BTreeMap::from([(NARROW.0.to_owned(), queue(true, false).1)]);
     let changed = [(false, paused[0]), (true, paused[1])];
     let changed = changed.into_iter().map(|(narrow, paused)| queue(narrow, paused));
@@ -698,16 +744,16 @@ fn queue(narrow: bool, paused: bool) -> (&'static str, QueueSettings) {
     }
 }
 
-fn restored(record: &Record) -> Restored {
+fn restored(record: &Record) -> Restored<'_> {
     let spec = &*record.spec;
     Restored {
         id: record.id,
-        queue: spec.queue.clone(),
+        queue: &spec.queue,
         priority: spec.priority,
         submitted_seq: record.submitted_seq,
         held: record.held,
         weight: spec.weight,
-        concurrency_key: spec.concurrency_key.clone(),
+        concurrency_key: spec.concurrency_key.as_deref(),
         ready_at: record.ready_at(),
         deadline_at: record.deadline_at(),
         in_process: spec.job.in_process(),

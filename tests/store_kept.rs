@@ -74,6 +74,10 @@ impl Store {
     }
 }
 
+fn loaded(lookup: &Lookup, id: RunnerId) -> Option<Record> {
+    lookup.load(id).expect("readable")
+}
+
 fn read<T>(reading: Reading<T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(reading).expect("readable")
@@ -147,20 +151,21 @@ fn a_store_of_version_1_keeps_all_it_has() {
     assert_eq!(log.last_seq().expect("readable"), 16);
     let lookup = Lookup::open(&path).expect("readable");
 
-    let waiting = lookup.waiting().expect("readable");
-    assert_eq!(waiting.len(), 1);
-    assert_eq!((waiting[0].priority, waiting[0].submitted_seq, waiting[0].weight), (5, 16, 1));
-    assert_eq!(
-        (waiting[0].queue.as_str(), waiting[0].ready_at, waiting[0].deadline_at),
-        ("default", None, None)
-    );
+    let mut count = 0;
+    let told = lookup.waiting(|waiting| {
+        count += 1;
+        assert_eq!((waiting.priority, waiting.submitted_seq, waiting.weight), (5, 16, 1));
+        assert_eq!((waiting.queue, waiting.ready_at, waiting.deadline_at), ("default", None, None));
+    });
+    told.expect("readable");
+    assert_eq!(count, 1);
     let under_way = lookup.under_way().expect("its events add up");
     assert_eq!(under_way.len(), 1);
     assert_eq!((under_way[0].spec.name.as_deref(), under_way[0].state), (Some("long"), State::Running));
     for text in &before {
         let was: serde_json::Value = serde_json::from_str(text).expect("JSON");
         let id: RunnerId = was["id"].as_str().expect("an id").parse().expect("an id");
-        let record = serde_json::to_value(lookup.load(id).expect("it is there")).expect("JSON");
+        let record = serde_json::to_value(loaded(&lookup, id).expect("it is there")).expect("JSON");
         for (key, value) in was.as_object().expect("a record") {
             if !["spec", "runs"].contains(&key.as_str()) {
                 assert_eq!(record[key], in_micros(value), "{key}");
@@ -247,12 +252,20 @@ fn what_waits_is_restored_without_its_record() {
         },
         vec![],
     );
-    let waiting = store.lookup().waiting().expect("readable").remove(0);
-    assert_eq!((waiting.id, waiting.queue.as_str(), waiting.priority), (record.id, "heavy", -2));
-    assert_eq!((waiting.weight, waiting.concurrency_key.as_deref()), (3, Some("app")));
-    assert_eq!(waiting.ready_at, Some(start));
-    assert_eq!(waiting.deadline_at, Some(record.created_at + SignedDuration::from_secs(60)));
-    assert!(!waiting.held && !waiting.in_process);
+    let lookup = store.lookup();
+    let mut count = 0;
+    let told = lookup.waiting(|waiting| {
+        count += 1;
+        assert_eq!((waiting.id, waiting.queue, waiting.priority), (record.id, "heavy", -2));
+        assert_eq!((waiting.weight, waiting.concurrency_key), (3, Some("app")));
+        assert_eq!(waiting.ready_at, Some(start));
+        assert_eq!(waiting.deadline_at, Some(record.created_at + SignedDuration::from_secs(60)));
+        assert!(!waiting.held && !waiting.in_process);
+        assert_eq!(lookup.load_at(waiting.submitted_seq).expect("readable").as_ref(), Some(&*record));
+    });
+    told.expect("readable");
+    assert_eq!(count, 1);
+    assert!(lookup.load_at(record.submitted_seq + 1).expect("readable").is_none());
 }
 
 #[test]
@@ -263,7 +276,7 @@ fn an_idle_runner_is_neither_waiting_nor_under_way() {
     kinds.push(EventKind::Idle);
     let record = store.runner(Spec { keep_open: true, ..spec() }, kinds);
     let lookup = store.lookup();
-    assert!(lookup.waiting().expect("readable").is_empty());
+    lookup.waiting(|waiting| panic!("{waiting:?}")).expect("readable");
     assert!(lookup.under_way().expect("readable").is_empty());
     assert_eq!(lookup.idle().expect("readable"), [Record::clone(&record)]);
 }
@@ -321,11 +334,11 @@ fn the_purged_leave_nothing_and_places_of_events_never_come_again() {
     let last_seq = store.last_seq();
     store.append(&Batch { purged: vec![gone.id, open.id, last.id], ..Batch::default() });
     let lookup = store.lookup();
-    assert!(lookup.load(kept.id).is_some());
-    assert!(lookup.load(open.id).is_some(), "what is open is not forgotten");
+    assert!(loaded(&lookup, kept.id).is_some());
+    assert!(loaded(&lookup, open.id).is_some(), "what is open is not forgotten");
     let readers = store.readers();
     for id in [gone.id, last.id] {
-        assert!(lookup.load(id).is_none());
+        assert!(loaded(&lookup, id).is_none());
         assert!(read(readers.events(0, Some(id), 10)).is_empty());
         assert!(read(readers.keyed(format!("key of {id}"))).is_none());
     }

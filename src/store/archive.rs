@@ -8,7 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 use tokio::sync::oneshot;
 
 use super::{
@@ -19,7 +19,11 @@ use super::{
 };
 use crate::{
     job::{Event, QueueSettings, Record, RunnerId, SharedContext, State},
-    supervisor::{Archive, Filter, Listed, ReadError, Reading, core::Restored, ports::Records},
+    supervisor::{
+        Archive, Filter, Listed, ReadError, Reading,
+        core::Restored,
+        ports::{Records, Unreadable},
+    },
 };
 
 /// Two readers, so that a long page does not hold up a short look-up.
@@ -132,33 +136,31 @@ impl Lookup {
         Ok(Self(connect_readonly(path)?))
     }
 
-    /// The Runners that wait, in the order of their submission.
+    /// Tells of the Runners that wait, in the order of their submission.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn waiting(&self) -> Result<Vec<Restored>, OpenError> {
-        let waiting = self
-            .0
-            .prepare(
-                "SELECT id, queue, priority, n, held, weight, concurrency_key, ready_at, deadline_at, in_process
-                 FROM runners WHERE state <> 'closed' AND state = ?1 ORDER BY n",
-            )?
-            .query_map([State::Queued.as_str()], |row| {
-                Ok(Restored {
-                    id: id_from_row(row, 0)?,
-                    queue: row.get(1)?,
-                    priority: row.get(2)?,
-                    submitted_seq: row.get(3)?,
-                    held: row.get(4)?,
-                    weight: row.get(5)?,
-                    concurrency_key: row.get(6)?,
-                    ready_at: time_from_row(row, 7)?,
-                    deadline_at: time_from_row(row, 8)?,
-                    in_process: row.get(9)?,
-                })
-            })?
-            .collect::<rusqlite::Result<_>>()?;
-        Ok(waiting)
+    pub fn waiting(&self, mut tell: impl FnMut(Restored<'_>)) -> Result<(), OpenError> {
+        let mut query = self.0.prepare(
+            "SELECT id, queue, priority, n, held, weight, concurrency_key, ready_at, deadline_at, in_process
+             FROM runners WHERE state <> 'closed' AND state = ?1 ORDER BY n",
+        )?;
+        let mut rows = query.query([State::Queued.as_str()])?;
+        while let Some(row) = rows.next()? {
+            tell(Restored {
+                id: id_from_row(row, 0)?,
+                queue: text(row, 1)?.unwrap_or_default(),
+                priority: row.get(2)?,
+                submitted_seq: row.get(3)?,
+                held: row.get(4)?,
+                weight: row.get(5)?,
+                concurrency_key: text(row, 6)?,
+                ready_at: time_from_row(row, 7)?,
+                deadline_at: time_from_row(row, 8)?,
+                in_process: row.get(9)?,
+            });
+        }
+        Ok(())
     }
 
     /// The Runners that something was being done with. Events are the truth: their records are replayed, and
@@ -232,12 +234,38 @@ impl Lookup {
 }
 
 impl Records for Lookup {
-    fn load(&self, id: RunnerId) -> Option<Record> {
-        record(&self.0, id)
-            .inspect_err(|error| tracing::error!(runner = %id, %error, "a record could not be read"))
-            .ok()
-            .flatten()
+    fn load(&self, id: RunnerId) -> Result<Option<Record>, Unreadable> {
+        readable(record(&self.0, id))
     }
+
+    fn load_at(&self, submitted_seq: u64) -> Result<Option<Record>, Unreadable> {
+        let find = || {
+            let id = self
+                .0
+                .prepare_cached("SELECT id FROM runners WHERE n = ?1")?
+                .query_row([submitted_seq], |row| id_from_row(row, 0))
+                .optional()?;
+            id.map(|id| replay(&self.0, submitted_seq, id)).transpose()
+        };
+        readable(find())
+    }
+}
+
+/// A damaged record is as good as none; a store that can't be read is something else.
+fn readable(record: rusqlite::Result<Option<Record>>) -> Result<Option<Record>, Unreadable> {
+    record.or_else(|error| match error {
+        rusqlite::Error::FromSqlConversionFailure(..) => {
+            tracing::error!(%error, "a record is damaged");
+            Ok(None)
+        }
+        error => Err(Unreadable(error.to_string())),
+    })
+}
+
+/// A text that is looked at where it is.
+fn text<'a>(row: &'a Row<'_>, column: usize) -> rusqlite::Result<Option<&'a str>> {
+    let unreadable = |error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error));
+    row.get_ref(column)?.as_str_or_null().map_err(unreadable)
 }
 
 fn record(connection: &Connection, id: RunnerId) -> rusqlite::Result<Option<Record>> {

@@ -304,7 +304,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
                 // One whose start could not be recorded does not wait for the core any more.
                 let starts =
                     || self.failing.as_ref().and(self.core.attempt(id)).map(|_| Standing::StoreFailing);
-                drop(reply.send(self.core.standing(id).or_else(starts)));
+                drop(reply.send(self.core.standing(id, &self.records).or_else(starts)));
             }
             Command::Queues { reply } => drop(reply.send(self.core.queues())),
             Command::Pulse { reply } => self.pulses.push(reply),
@@ -319,7 +319,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
     }
 
     fn input(&mut self, input: Input) {
-        let now = Now { wall: now(), mono: self.start.elapsed(), jitter: jitter() };
+        let now = Now { wall: now(), mono: self.start.elapsed(), jitter };
         let Output { batch, now, held } = self.core.handle(now, input, &self.records);
         self.pending.batch.append(batch);
         self.pending.held.extend(held);

@@ -537,6 +537,7 @@ impl From<super::core::Denied> for Refusal {
             super::core::Denied::QueueFull => Self::QueueFull,
             super::core::Denied::TooHeavy { max } => Self::TooHeavy { max },
             super::core::Denied::Idle => Self::Idle,
+            super::core::Denied::Unreadable => Self::StoreFailing("its record can't be read".into()),
             super::core::Denied::NotKeptOpen => Self::NotKeptOpen,
             super::core::Denied::Closing => Self::Closing,
             super::core::Denied::TooManyRuns { max } => Self::TooManyRuns { max },

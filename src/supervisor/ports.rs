@@ -164,10 +164,23 @@ pub trait EventLog: Send + 'static {
     fn append(&mut self, batch: &Batch) -> Result<Vec<Duplicate>, AppendError>;
 }
 
-/// Records of Runners that are not in memory.
+/// A record that could not be read this time.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreadable(pub String);
+
+/// Records of Runners that are not in memory. Blocking, for one row by its key.
 pub trait Records {
-    /// The record, as last committed. Blocking, for one row by its key.
-    fn load(&self, id: RunnerId) -> Option<Record>;
+    /// The record, as last committed. `None` where there is none, and where it is damaged for good.
+    ///
+    /// # Errors
+    /// [`Unreadable`]; it may work later.
+    fn load(&self, id: RunnerId) -> Result<Option<Record>, Unreadable>;
+    /// The same by the place of its submission.
+    ///
+    /// # Errors
+    /// As [`Records::load`].
+    fn load_at(&self, submitted_seq: u64) -> Result<Option<Record>, Unreadable>;
 }
 
 /// The Runners, one for each job that was started.

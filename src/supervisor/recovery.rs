@@ -113,7 +113,7 @@ mod tests {
         AttemptKey, CancelReason, Command, Exit, Job, OnLost, Outcome, Requester, RunnerId, Spec,
     };
 
-    const NOW: Now = Now { wall: Timestamp::UNIX_EPOCH, mono: std::time::Duration::ZERO, jitter: 1.0 };
+    const NOW: Now = Now { wall: Timestamp::UNIX_EPOCH, mono: std::time::Duration::ZERO, jitter: || 1.0 };
 
     fn record(on_lost: OnLost, then: Vec<EventKind>) -> Record {
         let id = RunnerId::new();

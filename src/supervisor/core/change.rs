@@ -23,8 +23,9 @@ impl Turn<'_> {
             }
             Change::Variable(name, value) => self.set_variable(name, value),
             Change::Purge(ids) => {
+                // The store looks again whether they are closed.
                 let closed =
-                    |id: &_| !self.core.waiting.contains_key(id) && !self.core.active.contains_key(id);
+                    |id: &_| self.core.waiting.get(*id).is_none() && !self.core.active.contains_key(id);
                 self.out.batch.purged.extend(ids.into_iter().filter(closed));
                 Answer::Accepted
             }

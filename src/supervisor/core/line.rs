@@ -6,17 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{Limit, Limits, QueueStatus, Restored, Standing};
+use super::{
+    Limits, Restored,
+    places::{Place, Places},
+};
 use crate::job::{QueueSettings, Record, RunnerId};
-
-/// The order of starts: priority, then acceptance.
-pub(super) type Place = (Reverse<i32>, u64, RunnerId);
-
-/// How many Runners an answer names.
-const NAMED: usize = 10;
-
-/// How far a place in the line is counted: beyond it nobody reads the number, and counting takes time.
-const COUNTED: usize = 10_000;
 
 /// What a Runner needs to start.
 #[derive(Clone, Debug)]
@@ -25,279 +19,247 @@ pub(super) struct Ticket {
     pub(super) queue: Arc<str>,
     pub(super) weight: u32,
     pub(super) key: Option<Arc<str>>,
-    pub(super) in_process: bool,
+}
+
+impl Ticket {
+    /// Whether its place and its queue are all that is to be known of it.
+    pub(super) fn is_plain(&self) -> bool {
+        self.weight == 1 && self.key.is_none()
+    }
 }
 
 #[derive(Debug, Default)]
-struct Queue {
-    settings: QueueSettings,
+pub(super) struct Queue {
+    pub(super) settings: QueueSettings,
     /// By the operator's settings; `None`: it is only there because somebody named it.
     configured: Option<QueueSettings>,
     /// Over the API.
-    changed: bool,
-    ready: BTreeSet<Place>,
-    queued: usize,
-    running: BTreeSet<RunnerId>,
-    slots: u64,
+    pub(super) changed: bool,
+    pub(super) ready: Places,
+    pub(super) queued: usize,
+    pub(super) running: BTreeSet<RunnerId>,
+    pub(super) slots: u64,
+    /// What stands among the heads for it.
+    head: Option<Place>,
 }
 
 #[derive(Debug, Default)]
-struct Key {
-    holder: Option<RunnerId>,
+pub(super) struct Key {
+    pub(super) holder: Option<RunnerId>,
     /// By their queues.
-    waiting: BTreeMap<Arc<str>, BTreeSet<Place>>,
+    waiting: BTreeMap<Arc<str>, Places>,
 }
 
-/// The queues, with the tickets of those that may start, and what is taken.
+/// What is said of one that takes more than a slot.
+#[derive(Debug)]
+pub(super) struct Special {
+    pub(super) weight: u32,
+    pub(super) key: Option<Arc<str>>,
+}
+
+/// The queues, with the places of those that may start, and what is taken.
+///
+/// The first of each queue that has room for it is a head. Which these are changes with a queue, so who is next is known
+/// without looking at the others.
 #[derive(Debug, Default)]
 pub(super) struct Line {
-    queues: BTreeMap<Arc<str>, Queue>,
-    keys: HashMap<Arc<str>, Key>,
+    pub(super) queues: BTreeMap<Arc<str>, Queue>,
+    /// Of processes, and of tasks of the daemon's own.
+    heads: [BTreeMap<Place, Arc<str>>; 2],
+    /// By the places of their submissions: those that are not plain.
+    pub(super) special: HashMap<u64, Special>,
+    pub(super) keys: HashMap<Arc<str>, Key>,
+    /// In all queues.
+    queued: usize,
     /// Slots taken by processes, and by tasks of the daemon's own.
-    slots: u64,
-    in_process: u64,
+    slots: [u64; 2],
 }
 
 impl Line {
     pub(super) fn configure(&mut self, name: &str, settings: QueueSettings) {
-        let queue = self.queue(name);
+        let (name, queue) = self.queue(name);
         queue.configured = Some(settings);
         if !queue.changed {
             queue.settings = settings;
         }
+        self.look(&name);
     }
 
     /// All that the settings say now: a queue that they don't name any more is as any other.
     pub(super) fn reconfigure(&mut self, configured: &BTreeMap<String, QueueSettings>) {
         let known: Vec<Arc<str>> = self.queues.keys().cloned().collect();
         for name in known.iter().filter(|name| !configured.contains_key(&***name)) {
-            let queue = self.queue(name);
+            let (_, queue) = self.queue(name);
             if queue.configured.take().is_some() && !queue.changed {
                 queue.settings = QueueSettings::default();
             }
-            self.tidy(name);
+            self.look(name);
         }
         configured.iter().for_each(|(name, settings)| self.configure(name, *settings));
     }
 
     pub(super) fn change(&mut self, name: &str, settings: Option<QueueSettings>) {
-        let queue = self.queue(name);
+        let (name, queue) = self.queue(name);
         queue.changed = settings.is_some();
         queue.settings = settings.or(queue.configured).unwrap_or_default();
-        self.tidy(&Arc::from(name));
+        self.look(&name);
+    }
+
+    /// How many wait, ready or not.
+    pub(super) fn queued(&self) -> usize {
+        self.queued
     }
 
     /// The ticket of a Runner that waits in its queue from now on, though it may not be ready.
     pub(super) fn enter(&mut self, record: &Record) -> Ticket {
         let spec = &*record.spec;
-        let job = record.next_run().and_then(|run| run.job.as_deref()).unwrap_or(&spec.job);
-        let place = (Reverse(spec.priority), record.submitted_seq, record.id);
-        self.issue(place, &spec.queue, spec.weight, spec.concurrency_key.as_deref(), job.in_process())
+        self.issue(place(record), &spec.queue, spec.weight, spec.concurrency_key.as_deref())
     }
 
-    pub(super) fn restore(&mut self, restored: &Restored) -> Ticket {
-        let place = (Reverse(restored.priority), restored.submitted_seq, restored.id);
-        let key = restored.concurrency_key.as_deref();
-        self.issue(place, &restored.queue, restored.weight, key, restored.in_process)
+    pub(super) fn restore(&mut self, restored: &Restored<'_>) -> Ticket {
+        let place = Place {
+            priority: Reverse(restored.priority),
+            seq: restored.submitted_seq,
+            in_process: restored.in_process,
+        };
+        self.issue(place, restored.queue, restored.weight, restored.concurrency_key)
     }
 
-    fn issue(
-        &mut self,
-        place: Place,
-        queue: &str,
-        weight: u32,
-        key: Option<&str>,
-        in_process: bool,
-    ) -> Ticket {
-        self.queue(queue).queued += 1;
-        let name = self.queues.get_key_value(queue).map(|(name, _)| Arc::clone(name));
+    fn issue(&mut self, place: Place, queue: &str, weight: u32, key: Option<&str>) -> Ticket {
+        let (name, queue) = self.queue(queue);
+        queue.queued += 1;
+        self.queued += 1;
+        let ticket = Ticket { place, queue: name, weight, key: key.map(Arc::from) };
+        if !ticket.is_plain() {
+            self.special.insert(place.seq, Special { weight, key: ticket.key.clone() });
+        }
+        ticket
+    }
+
+    /// The ticket of one of which only the place is known. `None` if it does not wait.
+    pub(super) fn find(&self, record: &Record) -> Option<Ticket> {
+        let (name, queue) = self.queues.get_key_value(&*record.spec.queue)?;
+        let place = place(record);
+        queue.ready.contains(place).then(|| self.ticket(place, name))
+    }
+
+    fn ticket(&self, place: Place, queue: &Arc<str>) -> Ticket {
+        let special = self.special.get(&place.seq);
         Ticket {
             place,
-            queue: name.unwrap_or_else(|| queue.into()),
-            weight,
-            key: key.map(Arc::from),
-            in_process,
+            queue: Arc::clone(queue),
+            weight: special.map_or(1, |special| special.weight),
+            key: special.and_then(|special| special.key.clone()),
         }
     }
 
-    fn queue(&mut self, name: &str) -> &mut Queue {
-        if !self.queues.contains_key(name) {
-            self.queues.insert(name.into(), Queue::default());
-        }
-        self.queues.get_mut(name).expect("it was just made")
+    fn queue(&mut self, name: &str) -> (Arc<str>, &mut Queue) {
+        let known = self.queues.get_key_value(name).map(|(name, _)| Arc::clone(name));
+        let name = known.unwrap_or_else(|| name.into());
+        let queue = self.queues.entry(Arc::clone(&name)).or_default();
+        (name, queue)
     }
 
     /// From now on it may start.
     pub(super) fn push(&mut self, ticket: &Ticket) {
-        self.queue(&ticket.queue).ready.insert(ticket.place);
+        self.ready(&ticket.queue, ticket.place);
+    }
+
+    fn ready(&mut self, name: &Arc<str>, place: Place) {
+        let Some(queue) = self.queues.get_mut(name) else { return };
+        let before = queue.ready.first();
+        queue.ready.insert(place);
+        if before.is_none_or(|before| place < before) {
+            self.look(name);
+        }
     }
 
     /// It does not wait any more.
     pub(super) fn leave(&mut self, ticket: &Ticket) {
-        let queue = self.queue(&ticket.queue);
-        queue.ready.remove(&ticket.place);
+        let Some(queue) = self.queues.get_mut(&ticket.queue) else { return };
+        queue.ready.remove(ticket.place);
         queue.queued -= 1;
+        self.queued -= 1;
+        if !ticket.is_plain() {
+            self.special.remove(&ticket.place.seq);
+        }
         if let Some(name) = &ticket.key {
             if let Some(waiting) = self.keys.get_mut(name).and_then(|key| key.waiting.get_mut(&ticket.queue))
             {
-                waiting.remove(&ticket.place);
+                waiting.remove(ticket.place);
             }
             self.wake(name);
         }
-        self.tidy(&ticket.queue);
+        self.look(&ticket.queue);
     }
 
     /// It starts: its slots and its key are taken.
-    pub(super) fn take(&mut self, ticket: &Ticket) {
+    pub(super) fn take(&mut self, ticket: &Ticket, id: RunnerId) {
         let weight = u64::from(ticket.weight);
-        match ticket.in_process {
-            true => self.in_process += weight,
-            false => self.slots += weight,
-        }
-        let queue = self.queue(&ticket.queue);
+        self.slots[kind(ticket.place)] += weight;
+        let (_, queue) = self.queue(&ticket.queue);
         queue.slots += weight;
-        queue.running.insert(ticket.place.2);
+        queue.running.insert(id);
         if let Some(key) = &ticket.key {
-            self.keys.entry(Arc::clone(key)).or_default().holder = Some(ticket.place.2);
+            self.keys.entry(Arc::clone(key)).or_default().holder = Some(id);
         }
+        self.look(&ticket.queue);
     }
 
     /// It is over: what was taken is free.
-    pub(super) fn give_back(&mut self, ticket: &Ticket) {
+    pub(super) fn give_back(&mut self, ticket: &Ticket, id: RunnerId) {
         let weight = u64::from(ticket.weight);
-        match ticket.in_process {
-            true => self.in_process -= weight,
-            false => self.slots -= weight,
-        }
-        let queue = self.queue(&ticket.queue);
+        self.slots[kind(ticket.place)] -= weight;
+        let (_, queue) = self.queue(&ticket.queue);
         queue.slots -= weight;
-        queue.running.remove(&ticket.place.2);
+        queue.running.remove(&id);
         if let Some(name) = &ticket.key {
             if let Some(key) = self.keys.get_mut(name) {
                 key.holder = None;
             }
             self.wake(name);
         }
-        self.tidy(&ticket.queue);
+        self.look(&ticket.queue);
     }
 
-    /// The next to start, if anybody may. Its ticket is still in the line.
+    /// The next to start, if anybody may. It is still in the line.
     ///
     /// A job that needs more slots than are free is not overtaken by others that need the same kind of slots: it
     /// would wait for ever. Nor is one overtaken in its own queue, but where only its key keeps it back.
-    pub(super) fn next<'a>(
-        &mut self,
-        limits: &Limits,
-        ticket: impl Fn(RunnerId) -> Option<&'a Ticket>,
-    ) -> Option<RunnerId> {
-        loop {
-            let mut heads: Vec<Place> = Vec::new();
-            for queue in self.queues.values().filter(|queue| !queue.settings.paused) {
-                let Some(head) = queue.ready.first() else { continue };
-                let weight = ticket(head.2).map_or(1, |ticket| ticket.weight);
-                if fits(queue.slots, queue.settings.max_running, weight) {
-                    heads.push(*head);
+    pub(super) fn next(&mut self, limits: &Limits) -> Option<Ticket> {
+        'parked: loop {
+            let mut next: Option<(Place, &Arc<str>)> = None;
+            for (kind, max) in [limits.max_running, limits.max_in_process].into_iter().enumerate() {
+                let Some((place, queue)) = self.heads[kind].first_key_value() else { continue };
+                let special = self.special.get(&place.seq);
+                if special.is_some_and(|special| self.is_taken(special)) {
+                    let (place, queue) = (*place, Arc::clone(queue));
+                    self.park(place, &queue);
+                    continue 'parked;
+                }
+                let weight = special.map_or(1, |special| special.weight);
+                if fits(self.slots[kind], Some(max), weight) && next.is_none_or(|(first, _)| *place < first) {
+                    next = Some((*place, queue));
                 }
             }
-            heads.sort_unstable();
-            let mut parked = None;
-            let (mut room, mut room_in_process) = (true, true);
-            for head in heads {
-                let Some(ticket) = ticket(head.2) else { continue };
-                if self.is_taken(ticket) {
-                    parked = Some(ticket);
-                    break;
-                }
-                let (room, taken, max) = match ticket.in_process {
-                    true => (&mut room_in_process, self.in_process, limits.max_in_process),
-                    false => (&mut room, self.slots, limits.max_running),
-                };
-                *room = *room && fits(taken, Some(max), ticket.weight);
-                if *room {
-                    return Some(head.2);
-                }
-            }
-            self.park(parked?);
+            return next.map(|(place, queue)| self.ticket(place, queue));
         }
     }
 
-    fn is_taken(&self, ticket: &Ticket) -> bool {
-        let holder = ticket.key.as_ref().and_then(|key| self.keys.get(key)).and_then(|key| key.holder);
-        holder.is_some()
+    fn is_taken(&self, special: &Special) -> bool {
+        let key = special.key.as_ref().and_then(|key| self.keys.get(key));
+        key.is_some_and(|key| key.holder.is_some())
     }
 
     /// Out of its queue's way until its key is free.
-    fn park(&mut self, ticket: &Ticket) {
-        self.queue(&ticket.queue).ready.remove(&ticket.place);
-        if let Some(key) = &ticket.key {
+    fn park(&mut self, place: Place, queue: &Arc<str>) {
+        if let Some(key) = self.special.get(&place.seq).and_then(|special| special.key.as_ref()) {
             let key = self.keys.entry(Arc::clone(key)).or_default();
-            key.waiting.entry(Arc::clone(&ticket.queue)).or_default().insert(ticket.place);
+            key.waiting.entry(Arc::clone(queue)).or_default().insert(place);
         }
-    }
-
-    /// Why one that is ready is not running.
-    pub(super) fn standing<'a>(
-        &self,
-        ticket: &Ticket,
-        limits: &Limits,
-        others: impl Fn(RunnerId) -> Option<&'a Ticket>,
-    ) -> Option<Standing> {
-        if let Some(name) = &ticket.key
-            && let Some(holder) = self.keys.get(name).and_then(|key| key.holder)
-        {
-            return Some(Standing::Key { key: name.to_string(), holder });
-        }
-        let queue = self.queues.get(&ticket.queue)?;
-        if queue.settings.paused {
-            return Some(Standing::Paused { queue: ticket.queue.to_string() });
-        }
-        let before = queue.ready.range(..ticket.place);
-        let ahead: Vec<_> = before.clone().take(NAMED).map(|place| place.2).collect();
-        // Nobody is overtaken in a queue: what its first one waits for, all of them do.
-        let first = queue.ready.first().and_then(|place| others(place.2)).unwrap_or(ticket);
-        let own = queue
-            .settings
-            .max_running
-            .filter(|max| [ticket, first].iter().any(|ticket| !fits(queue.slots, Some(*max), ticket.weight)));
-        let (limit, running) = match own {
-            Some(max) => {
-                let limit = Limit::Queue { name: ticket.queue.to_string(), max };
-                (limit, queue.running.iter().copied().take(NAMED).collect())
-            }
-            None => {
-                let limit = match ticket.in_process {
-                    true => Limit::InProcess { max: limits.max_in_process },
-                    false => Limit::Daemon { max: limits.max_running },
-                };
-                let running = self.queues.values().flat_map(|queue| queue.running.iter().copied());
-                (limit, running.take(NAMED).collect())
-            }
-        };
-        let position = before.take(COUNTED).count() + 1;
-        Some(Standing::Line { position, of: queue.ready.len(), ahead, limit, running })
-    }
-
-    pub(super) fn status(&self) -> Vec<QueueStatus> {
-        let status = |(name, queue): (&Arc<str>, &Queue)| QueueStatus {
-            name: name.to_string(),
-            settings: queue.settings,
-            changed: queue.changed,
-            queued: queue.queued,
-            ready: queue.ready.len(),
-            running: queue.running.len(),
-            slots: queue.slots,
-        };
-        self.queues.iter().map(status).collect()
-    }
-
-    /// A queue that nobody decided about is only there while it is used.
-    fn tidy(&mut self, name: &Arc<str>) {
-        let unused = |queue: &Queue| {
-            queue.configured.is_none() && !queue.changed && queue.queued == 0 && queue.running.is_empty()
-        };
-        if self.queues.get(name).is_some_and(unused) {
-            self.queues.remove(name);
-        }
+        let (_, known) = self.queue(queue);
+        known.ready.remove(place);
+        self.look(queue);
     }
 
     /// Of those that wait for a free key the first of each queue is ready: one queue may be paused or full.
@@ -308,19 +270,57 @@ impl Line {
         }
         let mut ready = Vec::new();
         key.waiting.retain(|queue, waiting| {
-            ready.extend(waiting.pop_first().map(|place| (Arc::clone(queue), place)));
+            if let Some(first) = waiting.first() {
+                waiting.remove(first);
+                ready.push((Arc::clone(queue), first));
+            }
             !waiting.is_empty()
         });
         if key.waiting.is_empty() {
             self.keys.remove(name);
         }
-        for (queue, place) in ready {
-            self.queue(&queue).ready.insert(place);
+        ready.into_iter().for_each(|(queue, place)| self.ready(&queue, place));
+    }
+
+    /// Puts the queue's first among the heads, if there is room for it, or takes it away. Follows each change of a queue.
+    fn look(&mut self, name: &Arc<str>) {
+        let Some(queue) = self.queues.get_mut(name) else { return };
+        let weight = |place: &Place| self.special.get(&place.seq).map_or(1, |special| special.weight);
+        let has_room = |place: &Place| {
+            !queue.settings.paused && fits(queue.slots, queue.settings.max_running, weight(place))
+        };
+        let head = queue.ready.first().filter(has_room);
+        if head != queue.head {
+            if let Some(old) = queue.head {
+                self.heads[kind(old)].remove(&old);
+            }
+            if let Some(new) = head {
+                self.heads[kind(new)].insert(new, Arc::clone(name));
+            }
+            queue.head = head;
+        }
+        // A queue that nobody decided about is only there while it is used.
+        if queue.configured.is_none() && !queue.changed && queue.queued == 0 && queue.running.is_empty() {
+            self.queues.remove(name);
         }
     }
 }
 
+fn place(record: &Record) -> Place {
+    let spec = &*record.spec;
+    // All runs of a Runner are of one kind.
+    Place {
+        priority: Reverse(spec.priority),
+        seq: record.submitted_seq,
+        in_process: spec.job.in_process(),
+    }
+}
+
+fn kind(place: Place) -> usize {
+    usize::from(place.in_process)
+}
+
 /// One that is heavier than all slots together runs alone: limits can be lowered after it was accepted.
-fn fits(taken: u64, max: Option<u32>, weight: u32) -> bool {
+pub(super) fn fits(taken: u64, max: Option<u32>, weight: u32) -> bool {
     max.is_none_or(|max| taken == 0 && max > 0 || taken + u64::from(weight) <= u64::from(max))
 }

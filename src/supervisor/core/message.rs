@@ -31,8 +31,8 @@ pub struct Now {
     pub wall: Timestamp,
     /// Since some fixed moment.
     pub mono: Duration,
-    /// A random number from 0 to 1, for backoffs.
-    pub jitter: f64,
+    /// Draws a random number from 0 to 1, for backoffs.
+    pub jitter: fn() -> f64,
 }
 
 /// Whom to answer: the request's Runner and a number, which is 0 for its submission.
@@ -172,6 +172,8 @@ pub enum Denied {
     },
     /// Nothing runs on it that could be cancelled.
     Idle,
+    /// Its record can't be read.
+    Unreadable,
     /// It is not kept open.
     NotKeptOpen,
     /// It is being closed.
@@ -227,13 +229,13 @@ pub struct Counts {
     pub active: usize,
 }
 
-/// A Runner that waited when the daemon ended: what the core keeps of it. The record stays in the store.
-#[derive(Clone, Debug)]
-pub struct Restored {
+/// A Runner that waited when the daemon ended: what the core is told of it. The record stays in the store.
+#[derive(Clone, Copy, Debug)]
+pub struct Restored<'a> {
     /// Which.
     pub id: RunnerId,
     /// The queue it waits in.
-    pub queue: String,
+    pub queue: &'a str,
     /// Its priority.
     pub priority: i32,
     /// The place of its submission.
@@ -243,7 +245,7 @@ pub struct Restored {
     /// How many slots it takes.
     pub weight: u32,
     /// The key that only one of its jobs may have.
-    pub concurrency_key: Option<String>,
+    pub concurrency_key: Option<&'a str>,
     /// When its turn may come, if not at once.
     pub ready_at: Option<Timestamp>,
     /// When the time for all of it is up.

@@ -6,10 +6,13 @@
 mod change;
 mod line;
 mod message;
+mod places;
 mod request;
+mod standing;
 mod timers;
 mod turn;
 mod verdict;
+mod waiting;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -28,35 +31,21 @@ pub(super) use verdict::{Next, ended, final_outcome, requeued, what_follows};
 use super::ports::Records;
 use crate::job::{AttemptKey, QueueSettings, Record, RunnerId, SharedContext, State};
 use line::{Line, Ticket};
+use places::Place;
 use timers::{Timer, Timers};
 use turn::Turn;
+use waiting::{Ready, Waiting, WaitingRoom};
 
-/// How many records of waiting Runners are kept in memory. The rest is two numbers each and is read back
-/// when its turn comes, so memory hardly grows with the backlog.
+/// How many records of waiting Runners are kept in memory. Of most others it holds their place in the line and nothing
+/// else, so memory hardly grows with the backlog; their records are read back when their turn comes.
 const RECORDS_KEPT: usize = 1024;
 
 /// After a shutdown's deadline, or a second signal, everything is killed. What has not died after this long
 /// is in uninterruptible sleep: the daemon leaves it, says so, and ends.
 pub const SETTLE: Duration = Duration::from_millis(350);
 
-struct Waiting {
-    ticket: Ticket,
-    ready: Ready,
-    record: Option<Box<Record>>,
-}
-
-/// When a waiting Runner may start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ready {
-    Now,
-    /// When somebody has decided.
-    Held,
-    /// At that time; it was so long until then when it began to wait.
-    Later(Timestamp),
-}
-
 struct Active {
-    record: Box<Record>,
+    record: Arc<Record>,
     key: AttemptKey,
     /// The start is durable and the Runner was told to go.
     gone: bool,
@@ -71,16 +60,21 @@ pub struct Core {
     phase: Phase,
     next_seq: u64,
     context: Arc<SharedContext>,
-    waiting: HashMap<RunnerId, Waiting>,
-    /// The tickets of those of `waiting` that may start.
+    /// All that wait.
     line: Line,
+    /// Those of them of which more is known than their place.
+    waiting: WaitingRoom,
     active: HashMap<RunnerId, Active>,
     /// How many of `active` are kept open with nothing to run.
     idle: usize,
     timers: Timers,
-    /// Starts and submissions that are not durable yet, in the order of their events.
+    /// The last event that is known to be durable.
+    committed: u64,
+    /// Starts that are not durable yet, and what became of those that wait, in the order of their events.
     starting: VecDeque<(u64, RunnerId)>,
-    submitted: VecDeque<(u64, RunnerId)>,
+    unsettled: VecDeque<(u64, RunnerId)>,
+    /// When the store is read again, after it could not be.
+    stalled: Option<Duration>,
     /// Changed since the last snapshot; those that closed since are in `retired`.
     changed: HashSet<RunnerId>,
     retired: Vec<Arc<Record>>,
@@ -95,13 +89,15 @@ impl Core {
             phase: Phase::Open,
             next_seq,
             context: Arc::default(),
-            waiting: HashMap::new(),
             line: Line::default(),
+            waiting: WaitingRoom::default(),
             active: HashMap::new(),
             idle: 0,
             timers: Timers::default(),
+            committed: next_seq.saturating_sub(1),
             starting: VecDeque::new(),
-            submitted: VecDeque::new(),
+            unsettled: VecDeque::new(),
+            stalled: None,
             changed: HashSet::new(),
             retired: Vec::new(),
         }
@@ -127,10 +123,15 @@ impl Core {
         Arc::clone(&self.context)
     }
 
+    /// Keeps so many records of waiting Runners in memory, not the usual number: for tests, where few wait.
+    pub fn keep_records(&mut self, count: usize) {
+        self.waiting.kept = count;
+    }
+
     /// Takes over a Runner that waited when the daemon ended. Its record stays in the store.
-    pub fn restore(&mut self, restored: &Restored, now: Now) {
+    pub fn restore(&mut self, restored: Restored<'_>, now: Now) {
         let id = restored.id;
-        let ticket = self.line.restore(restored);
+        let ticket = self.line.restore(&restored);
         let ready = match (restored.held, restored.ready_at) {
             (true, _) => Ready::Held,
             (false, Some(at)) if at > now.wall => Ready::Later(at),
@@ -145,7 +146,10 @@ impl Core {
         if let Some(at) = restored.deadline_at {
             self.timers.set(id, Timer::Deadline, now.mono + until(now.wall, at));
         }
-        self.waiting.insert(id, Waiting { ticket, ready, record: None });
+        let waiting = Waiting { ticket, ready, record: None };
+        if !waiting.is_plain() {
+            self.waiting.insert(id, waiting);
+        }
     }
 
     /// Takes over a Runner that was idle when the daemon ended.
@@ -155,7 +159,7 @@ impl Core {
         if let Some(at) = record.deadline_at() {
             self.timers.set(id, Timer::Deadline, now.mono + until(now.wall, at));
         }
-        self.active.insert(id, Active { record: Box::new(record), key, gone: true, slot: None });
+        self.active.insert(id, Active { record: Arc::new(record), key, gone: true, slot: None });
         self.idle += 1;
     }
 
@@ -166,7 +170,7 @@ impl Core {
 
     /// How many are where.
     pub fn counts(&self) -> Counts {
-        Counts { queued: self.waiting.len(), active: self.active.len() - self.idle }
+        Counts { queued: self.line.queued(), active: self.active.len() - self.idle }
     }
 
     /// Those of which something may run.
@@ -185,15 +189,21 @@ impl Core {
     }
 
     /// Why a waiting Runner is not running; `None` where it does not wait.
-    pub fn standing(&self, id: RunnerId) -> Option<Standing> {
-        let waiting = self.waiting.get(&id)?;
-        match waiting.ready {
+    pub fn standing(&self, id: RunnerId, records: &dyn Records) -> Option<Standing> {
+        let (ticket, ready) = match self.waiting.get(id) {
+            Some(waiting) => (waiting.ticket.clone(), waiting.ready),
+            None => (self.find(id, records).ok()??.0, Ready::Now),
+        };
+        match ready {
             Ready::Held => Some(Standing::Held),
             Ready::Later(_) | Ready::Now if self.phase != Phase::Open => Some(Standing::Stopping),
             Ready::Later(at) => Some(Standing::Until { at }),
             Ready::Now => {
-                let ticket = |id| self.waiting.get(&id).map(|waiting| &waiting.ticket);
-                self.line.standing(&waiting.ticket, &self.limits, ticket)
+                let who = |place: Place| {
+                    let known = self.waiting.at(place.seq);
+                    known.or_else(|| Some(records.load_at(place.seq).ok()??.id))
+                };
+                self.line.standing(&ticket, &self.limits, who)
             }
         }
     }
@@ -205,7 +215,7 @@ impl Core {
             Phase::Forcing { until } => Some(until),
             Phase::Open | Phase::Finished => None,
         };
-        self.timers.next().into_iter().chain(phase).min()
+        self.timers.next().into_iter().chain(phase).chain(self.stalled).min()
     }
 
     /// The same by the wall clock, for jobs that wait for a time of day.
@@ -215,7 +225,7 @@ impl Core {
 
     /// The record of an active Runner, to make it from.
     pub fn record(&self, id: RunnerId) -> Option<Arc<Record>> {
-        self.active.get(&id).map(|active| Arc::new(Record::clone(&active.record)))
+        self.active.get(&id).map(|active| Arc::clone(&active.record))
     }
 
     /// The attempt of an active Runner.
@@ -227,10 +237,9 @@ impl Core {
     pub fn take_changed(&mut self) -> Vec<Arc<Record>> {
         let mut records = std::mem::take(&mut self.retired);
         for id in self.changed.drain() {
-            let waiting = || self.waiting.get(&id).and_then(|waiting| waiting.record.as_deref());
-            if let Some(record) = self.active.get(&id).map(|active| &*active.record).or_else(waiting) {
-                records.push(Arc::new(record.clone()));
-            }
+            let waiting = || self.waiting.get(id).and_then(|waiting| waiting.record.as_ref());
+            let record = self.active.get(&id).map(|active| &active.record).or_else(waiting);
+            records.extend(record.map(Arc::clone));
         }
         records
     }

@@ -10,13 +10,7 @@ const MAX_RUNS: u32 = 1000;
 
 impl Turn<'_> {
     pub(super) fn ask(&mut self, id: RunnerId, request: Request) -> Answer {
-        if self.core.waiting.contains_key(&id) {
-            return match self.waiting_record(id) {
-                Some(_) => self.ask_waiting(id, request),
-                None => Answer::Unknown,
-            };
-        }
-        let Some(active) = self.core.active.get(&id) else { return Answer::Unknown };
+        let Some(active) = self.core.active.get(&id) else { return self.ask_waiting(id, request) };
         let (state, kept_open) = (active.record.state, active.record.spec.keep_open);
         match request {
             Request::Cancel(_) if state == State::Idle => Answer::Denied(Denied::Idle),
@@ -29,20 +23,28 @@ impl Turn<'_> {
     }
 
     fn ask_waiting(&mut self, id: RunnerId, request: Request) -> Answer {
-        match request {
+        match self.recall(id) {
+            Ok(true) => {}
+            Ok(false) => return Answer::Unknown,
+            Err(error) => {
+                tracing::error!(runner = %id, %error, "a queued job could not be read back");
+                return Answer::Denied(Denied::Unreadable);
+            }
+        }
+        let answer = match request {
             Request::Cancel(by) | Request::Close(by) => {
                 self.cancel_waiting(id, by, CancelReason::Requested, Outcome::Cancelled);
                 Answer::Accepted
             }
-            Request::Release(by) => {
-                if !self.waiting_record(id).is_some_and(|record| record.held) {
-                    return Answer::AlreadySo;
-                }
+            Request::Release(by) if self.core.waiting.record(id).is_some_and(|record| record.held) => {
                 self.append(id, EventKind::Released { by });
                 Answer::Accepted
             }
+            Request::Release(_) => Answer::AlreadySo,
             Request::AddRun(job) => self.add_run(id, job),
-        }
+        };
+        self.core.waiting.trim(id, self.core.committed);
+        answer
     }
 
     pub(super) fn cancel_waiting(
@@ -53,7 +55,7 @@ impl Turn<'_> {
         outcome: Outcome,
     ) {
         self.append(id, EventKind::CancelRequested { by, reason, force: false });
-        if self.waiting_record(id).is_some_and(|record| record.attempt().is_some()) {
+        if self.core.waiting.record(id).is_some_and(|record| record.attempt().is_some()) {
             self.wind_up(id, outcome);
         } else {
             self.append(id, EventKind::Closed(CloseFacts { outcome, drain: None }));
@@ -130,9 +132,8 @@ impl Turn<'_> {
         if self.core.phase != Phase::Open {
             return Answer::Denied(Denied::Draining);
         }
-        let active = self.core.active.get(&id).map(|active| &*active.record);
-        let waiting = self.core.waiting.get(&id).and_then(|waiting| waiting.record.as_deref());
-        let Some(record) = active.or(waiting) else { return Answer::Unknown };
+        let active = self.core.active.get(&id).map(|active| &active.record);
+        let Some(record) = active.or_else(|| self.core.waiting.record(id)) else { return Answer::Unknown };
         let run = record.runs.last().map_or(1, |run| run.run) + 1;
         let denied = match record.state {
             _ if !record.spec.keep_open => Some(Denied::NotKeptOpen),

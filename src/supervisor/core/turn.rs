@@ -1,18 +1,21 @@
 //! The decisions: what one input leads to.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use super::{
-    Active, Answer, Core, Denied, Effect, Next, Now, Output, Phase, RECORDS_KEPT, Ready, SETTLE, Timer,
-    Token, Waiting, ended, final_outcome, requeued, runs, until, what_follows,
+    Active, Answer, Core, Denied, Effect, Next, Now, Output, Phase, Ready, SETTLE, Ticket, Timer, Token,
+    Waiting, ended, final_outcome, requeued, runs, until, what_follows,
 };
 use crate::{
     job::{
         self, Action, AttemptKey, CancelReason, CloseFacts, Drain, Event, EventKind, Illegal, OnLost,
         Outcome, Record, Requester, RequeueReason, RunnerId, Spec, State,
     },
-    supervisor::ports::{End, IdempotencyKey, KeyedSubmission, News, Records, Report},
+    supervisor::ports::{End, IdempotencyKey, KeyedSubmission, News, Records, Report, Unreadable},
 };
+
+/// How long a store is left alone in which the record of a job that is to start could not be read.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// One input being handled.
 pub(super) struct Turn<'a> {
@@ -34,11 +37,10 @@ impl Turn<'_> {
             return self.reply(token, Answer::Denied(denied));
         }
         let deadline = spec.deadline;
-        let seq = self.append(id, EventKind::Submitted { spec });
+        self.append(id, EventKind::Submitted { spec });
         if let Some(deadline) = deadline {
             self.core.timers.set(id, Timer::Deadline, self.now.mono.saturating_add(deadline));
         }
-        self.core.submitted.push_back((seq, id));
         self.out.batch.keys.extend(key.map(|key| KeyedSubmission { key, runner: id }));
         self.reply(token, Answer::Accepted);
     }
@@ -50,7 +52,7 @@ impl Turn<'_> {
         };
         match self.core.phase {
             Phase::Draining { .. } | Phase::Forcing { .. } | Phase::Finished => Err(Denied::Draining),
-            Phase::Open if self.core.waiting.len() >= self.core.limits.max_queued => Err(Denied::QueueFull),
+            Phase::Open if self.core.line.queued() >= self.core.limits.max_queued => Err(Denied::QueueFull),
             Phase::Open if spec.weight > max => Err(Denied::TooHeavy { max }),
             Phase::Open => Ok(()),
         }
@@ -180,34 +182,31 @@ impl Turn<'_> {
                 active.gone = true;
             }
         }
-        while let Some((seq, id)) = self.core.submitted.front().copied()
+        self.core.committed = self.core.committed.max(upto);
+        while let Some((seq, id)) = self.core.unsettled.front().copied()
             && seq <= upto
         {
-            self.core.submitted.pop_front();
-            if self.core.waiting.len() > RECORDS_KEPT
-                && let Some(waiting) = self.core.waiting.get_mut(&id)
-                && !self.core.changed.contains(&id)
-            {
-                waiting.record = None;
-            }
+            self.core.unsettled.pop_front();
+            self.core.waiting.trim(id, upto);
         }
     }
 
     pub(super) fn refused(&mut self, ids: &[RunnerId]) {
-        for &id in ids {
+        let ids: HashSet<RunnerId> = ids.iter().copied().collect();
+        for &id in &ids {
             self.core.timers.clear_all(id);
             self.unqueue(id);
             // It was never told to go: for that its submission had to be durable.
             if let Some(active) = self.core.active.remove(&id) {
                 if let Some(slot) = &active.slot {
-                    self.core.line.give_back(slot);
+                    self.core.line.give_back(slot, id);
                 }
                 self.out.now.push(Effect::Abort(active.key));
             }
             self.core.changed.remove(&id);
         }
         self.core.starting.retain(|(_, id)| !ids.contains(id));
-        self.core.submitted.retain(|(_, id)| !ids.contains(id));
+        self.core.unsettled.retain(|(_, id)| !ids.contains(id));
         self.core.retired.retain(|record| !ids.contains(&record.id));
     }
 
@@ -258,6 +257,7 @@ impl Turn<'_> {
     }
 
     pub(super) fn tick(&mut self) {
+        self.core.stalled = self.core.stalled.filter(|at| *at > self.now.mono);
         while let Some((id, timer)) = self.core.timers.pop(self.now.mono) {
             match timer {
                 Timer::Timeout => self.cancel_active(id, Requester("timeout".into()), CancelReason::Timeout),
@@ -286,22 +286,26 @@ impl Turn<'_> {
     }
 
     fn make_ready(&mut self, id: RunnerId) {
-        if let Some(waiting) = self.core.waiting.get_mut(&id) {
+        if let Some(waiting) = self.core.waiting.get_mut(id) {
             waiting.ready = Ready::Now;
             self.core.line.push(&waiting.ticket);
+            self.core.waiting.trim(id, self.core.committed);
         }
     }
 
     fn deadline(&mut self, id: RunnerId) {
         let by = Requester("deadline".into());
-        if self.core.waiting.contains_key(&id) {
-            if self.waiting_record(id).is_some() {
-                self.cancel_waiting(id, by, CancelReason::Deadline, Outcome::TimedOut);
+        match self.recall(id) {
+            Ok(true) => self.cancel_waiting(id, by, CancelReason::Deadline, Outcome::TimedOut),
+            Ok(false) => {
+                self.close_idle(id);
+                self.cancel_active(id, by, CancelReason::Deadline);
             }
-            return;
+            Err(error) => {
+                tracing::error!(runner = %id, %error, "a queued job could not be read back");
+                self.set_timer(id, Timer::Deadline, READ_AGAIN);
+            }
         }
-        self.close_idle(id);
-        self.cancel_active(id, by, CancelReason::Deadline);
     }
 
     pub(super) fn finish_if_drained(&mut self) {
@@ -317,14 +321,19 @@ impl Turn<'_> {
     /// Starts what may start.
     pub(super) fn schedule(&mut self) {
         while self.core.phase == Phase::Open
-            && let Core { line, waiting, limits, .. } = &mut *self.core
-            && let Some(id) = line.next(limits, |id| waiting.get(&id).map(|waiting| &waiting.ticket))
+            && self.core.stalled.is_none()
+            && let Some(ticket) = self.core.line.next(&self.core.limits)
         {
-            let Some(record) = self.waiting_record(id) else {
-                // The store has no such record: somebody else changed it under the daemon.
-                tracing::error!(runner = %id, "a queued job is not in the store any more");
-                continue;
+            let id = match self.recall_at(&ticket) {
+                Ok(Some(id)) => id,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::error!(%error, "the next job could not be read back: nothing is started for now");
+                    self.core.stalled = Some(self.now.mono.saturating_add(READ_AGAIN));
+                    return;
+                }
             };
+            let Some(record) = self.core.waiting.record(id) else { continue };
             let (run, attempt) = record.next_position();
             let key = AttemptKey::new();
             let boot_id = self.core.boot_id.clone();
@@ -336,16 +345,49 @@ impl Turn<'_> {
         }
     }
 
-    /// The record of a waiting Runner, read back if need be. Without one it does not wait any more.
-    pub(super) fn waiting_record(&mut self, id: RunnerId) -> Option<&Record> {
-        let waiting = self.core.waiting.get_mut(&id)?;
-        if waiting.record.is_none() {
-            waiting.record = self.records.load(id).map(Box::new);
+    /// Whether it waits. Its record is in memory then, read back if need be.
+    pub(super) fn recall(&mut self, id: RunnerId) -> Result<bool, Unreadable> {
+        match self.core.waiting.get(id).map(|waiting| waiting.record.is_some()) {
+            Some(true) => Ok(true),
+            Some(false) => {
+                let record = self.records.load(id)?;
+                let found = record.is_some();
+                match record {
+                    Some(record) => self.core.waiting.keep(id, record),
+                    None => {
+                        missing(&id);
+                        self.unqueue(id);
+                    }
+                }
+                Ok(found)
+            }
+            None => {
+                let found = self.core.find(id, self.records)?;
+                Ok(found.map(|(ticket, record)| self.admit_back(ticket, record)).is_some())
+            }
         }
-        if waiting.record.is_none() {
-            self.unqueue(id);
+    }
+
+    /// The Runner that this is the ticket of, with its record in memory. `None`: it does not wait any more.
+    fn recall_at(&mut self, ticket: &Ticket) -> Result<Option<RunnerId>, Unreadable> {
+        let seq = ticket.place.seq;
+        if let Some(id) = self.core.waiting.at(seq) {
+            return Ok(self.recall(id)?.then_some(id));
         }
-        self.core.waiting.get(&id)?.record.as_deref()
+        let record = self.records.load_at(seq)?.filter(|record| record.state == State::Queued);
+        let found = record.and_then(|record| Some((self.core.line.find(&record)?, record)));
+        if found.is_none() {
+            missing(&seq);
+            self.core.line.leave(ticket);
+        }
+        Ok(found.map(|(ticket, record)| self.admit_back(ticket, record)))
+    }
+
+    fn admit_back(&mut self, ticket: Ticket, record: Record) -> RunnerId {
+        let id = record.id;
+        let waiting = Waiting { ticket, ready: Ready::Now, record: Some(Arc::new(record)) };
+        self.core.waiting.insert(id, waiting);
+        id
     }
 
     pub(super) fn reply(&mut self, token: Token, answer: Answer) {
@@ -363,36 +405,38 @@ impl Turn<'_> {
         self.core.changed.insert(id);
         if let Some(active) = self.core.active.get_mut(&id) {
             let was_idle = active.record.state == State::Idle;
-            job::apply(&mut active.record, &event).unwrap_or_else(distrust);
+            job::apply(Arc::make_mut(&mut active.record), &event).unwrap_or_else(distrust);
             let state = active.record.state;
             self.core.idle = self.core.idle + usize::from(state == State::Idle) - usize::from(was_idle);
             if !runs(state)
                 && let Some(slot) = active.slot.take()
             {
-                self.core.line.give_back(&slot);
+                self.core.line.give_back(&slot, id);
             }
             if matches!(state, State::Queued | State::Closed) {
                 self.deactivate(id);
             }
-        } else if let Some(waiting) = self.core.waiting.get_mut(&id) {
+        } else if let Some(waiting) = self.core.waiting.get_mut(id) {
             let record = waiting.record.as_mut().expect("the record is read back before it changes");
-            job::apply(record, &event).unwrap_or_else(distrust);
-            let (state, was_held) = (record.state, waiting.ready == Ready::Held);
-            if state != State::Queued {
+            job::apply(Arc::make_mut(record), &event).unwrap_or_else(distrust);
+            let released = waiting.ready == Ready::Held && !record.held;
+            if record.state != State::Queued {
                 self.leave_queue(id);
-            } else if was_held && !record.held {
+            } else if released {
                 self.unqueue(id).into_iter().for_each(|record| self.enter_queue(record));
+            } else {
+                self.core.unsettled.push_back((event.seq, id));
             }
         } else {
             let record = job::create(&event).unwrap_or_else(distrust);
-            self.enter_queue(Box::new(record));
+            self.enter_queue(Arc::new(record));
         }
         let seq = event.seq;
         self.out.batch.events.push(event);
         seq
     }
 
-    fn enter_queue(&mut self, record: Box<Record>) {
+    fn enter_queue(&mut self, record: Arc<Record>) {
         let id = record.id;
         let ticket = self.core.line.enter(&record);
         let ready = match record.ready_at() {
@@ -409,12 +453,13 @@ impl Turn<'_> {
             Ready::Later(at) => self.set_timer(id, Timer::Ready, until(self.now.wall, at)),
             Ready::Held => {}
         }
+        self.core.unsettled.push_back((record.last_seq, id));
         self.core.waiting.insert(id, Waiting { ticket, ready, record: Some(record) });
     }
 
     /// Takes it out of its queue; gives its record, if that is in memory.
-    fn unqueue(&mut self, id: RunnerId) -> Option<Box<Record>> {
-        let Waiting { ticket, ready, record } = self.core.waiting.remove(&id)?;
+    fn unqueue(&mut self, id: RunnerId) -> Option<Arc<Record>> {
+        let Waiting { ticket, ready, record } = self.core.waiting.remove(id)?;
         self.core.line.leave(&ticket);
         self.core.timers.clear(id, Timer::Ready);
         if let Ready::Later(at) = ready {
@@ -424,11 +469,13 @@ impl Turn<'_> {
     }
 
     fn leave_queue(&mut self, id: RunnerId) {
-        let Some(ticket) = self.core.waiting.get(&id).map(|waiting| waiting.ticket.clone()) else { return };
-        let starts = |record: &Record| record.state == State::Starting;
-        let record = self.core.waiting.get(&id).and_then(|waiting| waiting.record.as_deref());
-        // Before it leaves: its key must not look free in between.
-        let slot = record.is_some_and(starts).then(|| self.core.line.take(&ticket)).map(|()| ticket);
+        let Some(waiting) = self.core.waiting.get(id) else { return };
+        let starts = waiting.record.as_ref().is_some_and(|record| record.state == State::Starting);
+        let slot = starts.then(|| waiting.ticket.clone());
+        if let Some(ticket) = &slot {
+            // Before it leaves: its key must not look free in between.
+            self.core.line.take(ticket, id);
+        }
         let Some(record) = self.unqueue(id) else { return };
         match record.attempt() {
             Some(attempt) if record.state != State::Closed => {
@@ -446,15 +493,20 @@ impl Turn<'_> {
         if record.state == State::Closed { self.retire(record) } else { self.enter_queue(record) }
     }
 
-    fn retire(&mut self, record: Box<Record>) {
+    fn retire(&mut self, record: Arc<Record>) {
         self.core.timers.clear_all(record.id);
         self.core.changed.remove(&record.id);
-        self.core.retired.push(Arc::from(record));
+        self.core.retired.push(record);
     }
 
     fn set_timer(&mut self, id: RunnerId, timer: Timer, after: Duration) {
         self.core.timers.set(id, timer, self.now.mono.saturating_add(after));
     }
+}
+
+/// The store has no such record, or a damaged one: somebody else changed it under the daemon.
+fn missing(what: &dyn std::fmt::Display) {
+    tracing::error!(runner = %what, "the record of a queued job is not in the store any more: it does not wait");
 }
 
 fn distrust<T>(illegal: Illegal) -> T {

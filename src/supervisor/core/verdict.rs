@@ -117,12 +117,12 @@ pub(in crate::supervisor) fn requeued(
     reason: RequeueReason,
     held: bool,
     now: Timestamp,
-    jitter: f64,
+    jitter: fn() -> f64,
 ) -> EventKind {
     let not_before = match reason {
         RequeueReason::Retry => {
             let attempts = record.attempt().map_or(1, |attempt| attempt.attempt);
-            now.checked_add(record.spec.retry.backoff(attempts, jitter)).ok()
+            now.checked_add(record.spec.retry.backoff(attempts, jitter())).ok()
         }
         RequeueReason::NotExecuted
         | RequeueReason::Lost
