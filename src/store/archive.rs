@@ -18,7 +18,11 @@ use super::{
 };
 use crate::{
     job::{self, Event, QueueSettings, Record, RunnerId, SharedContext, State},
-    supervisor::{Archive, Filter, ReadError, Reading, core::Restored, ports::{Records, Unreadable}},
+    supervisor::{
+        Archive, Filter, ReadError, Reading,
+        core::Restored,
+        ports::{Records, Unreadable},
+    },
 };
 
 /// Two readers, so that a long page does not hold up a short look-up.
