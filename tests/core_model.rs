@@ -335,9 +335,8 @@ impl World {
             };
             assert!(position <= of && ahead.len() == (position - 1).min(10));
             let place = |record: &Record| (std::cmp::Reverse(record.spec.priority), record.submitted_seq);
-            let is_before = |other: &&Record| {
-                other.spec.queue == record.spec.queue && place(other) < place(record)
-            };
+            let is_before =
+                |other: &&Record| other.spec.queue == record.spec.queue && place(other) < place(record);
             let before: HashSet<RunnerId> = waiting.iter().filter(is_before).map(|other| other.id).collect();
             assert!(ahead.iter().all(|id| before.contains(id)), "those ahead of it come before it");
         }

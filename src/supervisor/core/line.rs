@@ -309,11 +309,7 @@ impl Line {
 fn place(record: &Record) -> Place {
     let spec = &*record.spec;
     // All runs of a Runner are of one kind.
-    Place {
-        priority: Reverse(spec.priority),
-        seq: record.submitted_seq,
-        in_process: spec.job.in_process(),
-    }
+    Place { priority: Reverse(spec.priority), seq: record.submitted_seq, in_process: spec.job.in_process() }
 }
 
 fn kind(place: Place) -> usize {

@@ -66,9 +66,9 @@ impl Places {
 
     /// In order.
     pub(super) fn iter(&self) -> impl Iterator<Item = Place> {
-        self.packed.iter().flat_map(|(priority, packed)| {
-            packed.iter().map(|packed| Place::unpacked(*priority, packed))
-        })
+        self.packed
+            .iter()
+            .flat_map(|(priority, packed)| packed.iter().map(|packed| Place::unpacked(*priority, packed)))
     }
 
     /// How many come before it.
@@ -88,7 +88,7 @@ mod tests {
 
     fn place() -> impl Strategy<Value = Place> {
         // Places that share a part of their bitmap, and others far away.
-        let seq = prop_oneof![0..40_u64, 0..1 << 40];
+        let seq = prop_oneof![0..40_u64, 0..1_u64 << 40];
         (-2..3, seq).prop_map(|(priority, seq)| Place {
             priority: Reverse(priority),
             seq,

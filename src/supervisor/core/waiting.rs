@@ -95,7 +95,9 @@ impl WaitingRoom {
     /// Forgets what the store knows too and there is no room for. What is not durable up to `committed` stays.
     pub(super) fn trim(&mut self, id: RunnerId, committed: u64) {
         let Some(waiting) = self.known.get_mut(&id) else { return };
-        if waiting.record.as_ref().is_some_and(|record| record.last_seq <= committed) && self.records > self.kept {
+        if waiting.record.as_ref().is_some_and(|record| record.last_seq <= committed)
+            && self.records > self.kept
+        {
             waiting.record = None;
             self.records -= 1;
         }
