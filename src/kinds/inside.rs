@@ -6,14 +6,13 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use tokio::{runtime::Handle, sync::watch};
-use tracing::{Instrument, Span};
 
 use super::{
-    Call, Context, Done, Handlers, Link, LogQuota, Main, Reporter, Stopped, handler, http,
+    Attempt, Call, Context, Done, Handlers, Link, LogQuota, Main, Reporter, Stopped, Variables, handler, http,
     output::{Output, Outputs},
 };
 use crate::{
-    job::{Failure, Job, Record},
+    job::{Failure, Job},
     runner::{AsyncRunner, Scope},
     supervisor::ports::{End, News},
 };
@@ -44,50 +43,66 @@ impl Inside {
     }
 }
 
+/// What the main task of an in-process job works with.
+struct Work {
+    scope: Scope,
+    inside: Arc<Inside>,
+    attempt: Arc<Attempt>,
+    context: Context,
+    output: Output,
+}
+
 /// Starts the main task of an in-process job on its Runner.
 pub(super) fn start(
     runner: &mut AsyncRunner,
     inside: Arc<Inside>,
-    record: Arc<Record>,
+    attempt: Arc<Attempt>,
     context: Context,
-    link: Link,
-    reporter: Reporter,
     output: Output,
 ) -> Main {
-    let span = Span::current();
-    runner.start_scoped(move |scope| {
-        run(scope, inside, record, context, link, reporter, output).instrument(span)
-    })
+    runner.start_scoped(move |scope| run(Work { scope, inside, attempt, context, output }))
 }
 
-async fn run(
-    scope: Scope,
-    inside: Arc<Inside>,
-    record: Arc<Record>,
-    context: Context,
-    mut link: Link,
-    reporter: Reporter,
-    output: Output,
-) -> Result<Done, Stopped> {
-    scope.cancellable(link.until(|orders| orders.go)).await?.map_err(|_| Stopped::Aborted)?;
-    drop(link);
-    // Boxed, like what follows: there may be tens of thousands of others, which need less.
-    let variables = match scope.cancellable(Box::pin(context.variables(&record))).await? {
-        Ok(variables) => variables,
-        Err(failure) => return Ok(Done { end: End { error: Some(failure), ..End::default() }, hold: None }),
-    };
-    drop(context);
-    Box::pin(reporter.send(News::Running { pid: None, start_time: None })).await;
-    drop(reporter);
-    let end = match record.job() {
-        Job::Http(job) => scope.cancellable(Box::pin(inside.http.run(job, &variables, &output))).await?,
-        Job::Handler(job) => {
-            handler::run(&inside.handlers, job, Call::new(record.clone(), variables, scope, output)).await?
+/// Boxed, all but the job itself: there may be tens of thousands of others, which need less.
+fn run(work: Work) -> impl Future<Output = Result<Done, Stopped>> {
+    async move {
+        let variables = match Box::pin(work.begin()).await? {
+            Ok(variables) => variables,
+            Err(failure) => return Ok(failed(failure)),
+        };
+        let Work { scope, inside, attempt, context, output } = work;
+        drop(context);
+        let end = match attempt.record.job() {
+            Job::Http(job) => {
+                let done = attempt.told(Box::pin(inside.http.run(job, &variables, &output)));
+                scope.cancellable(done).await?
+            }
+            Job::Handler(job) => {
+                let call = Call::new(Arc::clone(&attempt.record), variables, scope, output);
+                attempt.told(handler::run(&inside.handlers, job, call)).await?
+            }
+            Job::Command(_) | Job::Script(_) | Job::Python(_) => {
+                return Ok(failed(Failure::new("internal", "a job of processes was given to the daemon itself")));
+            }
+        };
+        Ok(Done { end, hold: None })
+    }
+}
+
+fn failed(failure: Failure) -> Done {
+    Done { end: End { error: Some(failure), ..End::default() }, hold: None }
+}
+
+impl Work {
+    /// Waits until the start is durable, and tells that it runs.
+    async fn begin(&self) -> Result<Result<Variables, Failure>, Stopped> {
+        let mut link = Link(Arc::clone(&self.attempt));
+        let go = self.scope.cancellable(link.until(|orders| orders.go)).await?;
+        go.map_err(|_| Stopped::Aborted)?;
+        let variables = self.scope.cancellable(self.context.variables(&self.attempt.record)).await?;
+        if variables.is_ok() {
+            Reporter(Arc::clone(&self.attempt)).send(News::Running { pid: None, start_time: None }).await;
         }
-        Job::Command(_) | Job::Script(_) | Job::Python(_) => {
-            let failure = Failure::new("internal", "a job of processes was given to the daemon itself");
-            End { error: Some(failure), ..End::default() }
-        }
-    };
-    Ok(Done { end, hold: None })
+        Ok(variables)
+    }
 }

@@ -11,10 +11,9 @@ use std::{
 
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
-use tracing::{Instrument, Span};
 
 use super::{
-    Context, Done, Link, LogQuota, Main, Reporter, Shared, Variables, ending, python, run_files::RunFiles,
+    Attempt, Context, Done, Link, LogQuota, Main, Reporter, Shared, Variables, ending, python, run_files::RunFiles,
     script,
 };
 use crate::{
@@ -62,15 +61,14 @@ impl Hold {
 pub(super) fn start(
     runner: &mut AsyncRunner,
     shared: Arc<Shared>,
-    record: Arc<Record>,
-    key: AttemptKey,
+    attempt: Arc<Attempt>,
     context: Context,
-    link: Link,
-    reporter: Reporter,
 ) -> Main {
-    let span = Span::current();
-    runner
-        .start_scoped(move |scope| run(scope, shared, record, key, context, link, reporter).instrument(span))
+    let (record, key) = (Arc::clone(&attempt.record), attempt.key);
+    let (link, reporter) = (Link(Arc::clone(&attempt)), Reporter(Arc::clone(&attempt)));
+    runner.start_scoped(move |scope| {
+        attempt.told(run(scope, shared, record, key, context, link, reporter))
+    })
 }
 
 async fn run(
