@@ -43,7 +43,7 @@ pub use handler::{Call, HandlerError, HandlerResult, Handlers};
 pub use handover::Handover;
 pub use http::{Client as HttpClient, HttpRules, Place as HttpPlace};
 pub use inside::Inside;
-use link::{Aborted, Attempt, Commander, Link, Reporter};
+use link::{Attempt, Commander, Link, Reporter};
 use output::Output;
 pub use output::Outputs;
 use process::Stopped;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
+use super::sync::Arc;
 use super::{AsyncRunner, Context, Runner};
 
 /// Makes the event loop of a Runner, when it first needs one.
@@ -116,10 +117,11 @@ impl fmt::Debug for LoopFactory {
 #[derive(Debug)]
 #[must_use]
 pub struct Builder {
-    pub(crate) name: Option<Box<str>>,
+    pub(crate) name: Option<Arc<str>>,
     pub(crate) debug: Option<bool>,
     pub(crate) factory: LoopFactory,
-    pub(crate) signals: Box<[i32]>,
+    /// None: SIGINT.
+    pub(crate) signals: Option<Box<[i32]>>,
     pub(crate) drain_timeout: Duration,
     pub(crate) cancel_grace: Option<Duration>,
     pub(crate) context: Option<Context>,
@@ -140,7 +142,7 @@ impl Builder {
             name: None,
             debug: None,
             factory: LoopFactory(Kind::Default),
-            signals: Box::new([signal_hook::consts::SIGINT]),
+            signals: None,
             drain_timeout: Self::DRAIN_TIMEOUT,
             cancel_grace: None,
             context: None,
@@ -155,7 +157,7 @@ impl Builder {
     /// let runner = Runner::builder().name("import").build();
     /// ```
     pub fn name(mut self, name: impl Into<Box<str>>) -> Self {
-        self.name = Some(name.into());
+        self.name = Some(Arc::from(name.into()));
         self
     }
 
@@ -193,7 +195,7 @@ impl Builder {
     /// let none = Runner::builder().signals(&[]).build();
     /// ```
     pub fn signals(mut self, signals: &[i32]) -> Self {
-        self.signals = signals.into();
+        self.signals = Some(signals.into());
         self
     }
 
@@ -279,6 +281,10 @@ impl Builder {
     /// ```
     pub fn build_async(self) -> AsyncRunner {
         AsyncRunner::from_builder(self)
+    }
+
+    pub(crate) fn signals_taken(&self) -> &[i32] {
+        self.signals.as_deref().unwrap_or(&[signal_hook::consts::SIGINT])
     }
 
     pub(crate) fn debug_mode(&self) -> bool {

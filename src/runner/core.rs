@@ -88,7 +88,7 @@ impl Core {
         let context = context.unwrap_or_else(|| opened.context.clone());
         let cell = Cell::new(opened.event_loop.clone(), context, style, source);
         if let Some(name) = &self.settings.name {
-            cell.set_name(name);
+            cell.set_name(name.clone());
         }
         cell
     }

@@ -191,7 +191,7 @@ impl Runner {
         let end = match &opened.vehicle {
             Vehicle::Caller(_) => return self.run_here(main, future, verdict),
             Vehicle::LoopThread(runtime) => {
-                let _held = signals::hold(&self.core.settings.signals, &control);
+                let _held = signals::hold(self.core.settings.signals_taken(), &control);
                 let (sender, task) = oneshot::channel();
                 opened.event_loop.adopt(&main);
                 let (runtime, drive) = (runtime.clone(), Drive::new(main.clone(), future, verdict));
@@ -212,7 +212,7 @@ impl Runner {
                 loop_thread::wait(Waiting { task, control: control.clone() }, None).flatten()
             }
             Vehicle::Workers(_) | Vehicle::Shared(_) => {
-                let _held = signals::hold(&self.core.settings.signals, &control);
+                let _held = signals::hold(self.core.settings.signals_taken(), &control);
                 let task = opened.event_loop.spawn(main.clone(), future, verdict);
                 opened.block_on(Waiting { task, control: control.clone() })
             }
@@ -231,7 +231,7 @@ impl Runner {
     ) -> Result<F::Output, RunError> {
         let State::Open(opened) = &self.core.state else { return Err(RunError::Closed) };
         let end = {
-            let _held = signals::hold(&self.core.settings.signals, &self.core.control);
+            let _held = signals::hold(self.core.settings.signals_taken(), &self.core.control);
             opened.event_loop.adopt(&main);
             opened.block_on(Drive::new(main.clone(), future, verdict))
         };
