@@ -8,13 +8,14 @@ use std::{io, path::PathBuf, sync::Arc};
 use tokio::{runtime::Handle, sync::watch};
 
 use super::{
-    Attempt, Call, Context, Done, Handlers, Link, LogQuota, Main, Reporter, Stopped, Variables, handler, http,
+    Attempt, Call, Context, Done, Ended, Handlers, Link, LogQuota, Main, Reporter, Stopped, Variables,
+    handler, http,
     output::{Output, Outputs},
 };
 use crate::{
     job::{Failure, Job},
     runner::{AsyncRunner, Scope},
-    supervisor::ports::{End, News},
+    supervisor::ports::News,
 };
 
 /// What all in-process jobs share.
@@ -64,33 +65,30 @@ pub(super) fn start(
 }
 
 /// Boxed, all but the job itself: there may be tens of thousands of others, which need less.
-fn run(work: Work) -> impl Future<Output = Result<Done, Stopped>> {
+fn run(work: Work) -> impl Future<Output = Ended> {
     async move {
         let variables = match Box::pin(work.begin()).await? {
             Ok(variables) => variables,
-            Err(failure) => return Ok(failed(failure)),
+            Err(failure) => return Ok(Done::failed(failure)),
         };
-        let Work { scope, inside, attempt, context, output } = work;
-        drop(context);
-        let end = match attempt.record.job() {
+        drop(work.context);
+        let end = match work.attempt.record.job() {
             Job::Http(job) => {
-                let done = attempt.told(Box::pin(inside.http.run(job, &variables, &output)));
-                scope.cancellable(done).await?
+                let done = Box::pin(work.inside.http.run(job, &variables, &work.output));
+                work.scope.cancellable(work.attempt.told(done)).await?
             }
             Job::Handler(job) => {
-                let call = Call::new(Arc::clone(&attempt.record), variables, scope, output);
-                attempt.told(handler::run(&inside.handlers, job, call)).await?
+                let record = Arc::clone(&work.attempt.record);
+                let call = Call::new(record, variables, work.scope, work.output);
+                work.attempt.told(handler::run(&work.inside.handlers, job, call)).await?
             }
             Job::Command(_) | Job::Script(_) | Job::Python(_) => {
-                return Ok(failed(Failure::new("internal", "a job of processes was given to the daemon itself")));
+                let failure = Failure::new("internal", "a job of processes was given to the daemon itself");
+                return Ok(Done::failed(failure));
             }
         };
-        Ok(Done { end, hold: None })
+        Ok(Box::new(Done { end, hold: None }))
     }
-}
-
-fn failed(failure: Failure) -> Done {
-    Done { end: End { error: Some(failure), ..End::default() }, hold: None }
 }
 
 impl Work {
@@ -104,5 +102,19 @@ impl Work {
             Reporter(Arc::clone(&self.attempt)).send(News::Running { pid: None, start_time: None }).await;
         }
         Ok(variables)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<T>(_: fn(Work) -> T) -> usize {
+        size_of::<T>()
+    }
+
+    #[test]
+    fn the_main_task_of_a_job_that_waits_is_small() {
+        assert!(size(run) <= 272);
     }
 }

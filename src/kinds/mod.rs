@@ -334,7 +334,15 @@ impl Runners for Fleet {
     }
 }
 
-type Main = Result<MainTask<Result<Done, Stopped>>, RunError>;
+impl Done {
+    fn failed(failure: Failure) -> Box<Self> {
+        Box::new(Self { end: End { error: Some(failure), ..End::default() }, hold: None })
+    }
+}
+
+type Main = Result<MainTask<Ended>, RunError>;
+/// In a box: a task has room for what it gives from its start on.
+type Ended = Result<Box<Done>, Stopped>;
 
 /// Whether another attempt or run can follow on the same Runner.
 fn can_follow(record: &Record) -> bool {
@@ -355,23 +363,20 @@ impl Drive {
     /// Small as long as it waits for the main task: there are tens of thousands that do.
     fn run(self, runner: AsyncRunner, mut main: Main) -> impl Future<Output = Driven> {
         async move {
-            let key = self.attempt.key;
             let ended = match &mut main {
-                Ok(main) => Some(main.await),
-                Err(_) => None,
+                Ok(main) => main.await,
+                Err(error) => Err(std::mem::replace(error, RunError::Closed)),
             };
-            let ended = ended.or_else(|| main.err().map(Err));
-            if let Some(ended) = ended {
-                Box::pin(self.end(runner, ended)).await;
-            }
-            Driven::Attempt(key)
+            Box::pin(self.end(runner, ended)).await
         }
     }
 
-    async fn end(self, mut runner: AsyncRunner, ended: Result<Result<Done, Stopped>, RunError>) {
+    async fn end(self, mut runner: AsyncRunner, ended: Result<Ended, RunError>) -> Driven {
+        let driven = Driven::Attempt(self.attempt.key);
         let Self { attempt, output, park } = self;
         let (mut link, reporter) = (Link(Arc::clone(&attempt)), Reporter(attempt));
-        let Some(Done { mut end, hold }) = done(ended, output.is_some(), &reporter) else { return };
+        let Some(done) = done(ended, output.is_some(), &reporter) else { return driven };
+        let Done { mut end, hold } = *done;
         if let Some(output) = &output {
             end.output = Some(output.flush().await);
         }
@@ -380,7 +385,8 @@ impl Drive {
             drop(park.send(runner));
             reporter.closed();
             reporter.send(News::Ended(end)).await;
-            return release(link, hold).await;
+            release(link, hold).await;
+            return driven;
         }
         {
             let limit = reporter.record.spec.drain_timeout;
@@ -413,11 +419,12 @@ impl Drive {
             }
         }
         release(link, hold).await;
+        driven
     }
 }
 
 /// How a main task ended; `None`: nobody wants to know.
-fn done(ended: Result<Result<Done, Stopped>, RunError>, inside: bool, reporter: &Reporter) -> Option<Done> {
+fn done(ended: Result<Ended, RunError>, inside: bool, reporter: &Reporter) -> Option<Box<Done>> {
     let end = match ended {
         Ok(Ok(done)) => return Some(done),
         Ok(Err(Stopped::Aborted)) => return None,
@@ -434,7 +441,7 @@ fn done(ended: Result<Result<Done, Stopped>, RunError>, inside: bool, reporter: 
             End { error: Some(failure), lost: true, ..End::default() }
         }
     };
-    Some(Done { end, hold: None })
+    Some(Box::new(Done { end, hold: None }))
 }
 
 /// Closes a Runner. What its main task left behind has as long as its executor; after that, or by force, it is
@@ -473,5 +480,19 @@ fn drain(report: CloseReport) -> Drain {
         task_errors: report.task_errors as u64,
         abandoned: report.tasks_abandoned.into_iter().chain(report.executor_abandoned).collect(),
         elapsed_us: u64::try_from(report.elapsed.as_micros()).unwrap_or(u64::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<T>(_: fn(Drive, AsyncRunner, Main) -> T) -> usize {
+        size_of::<T>()
+    }
+
+    #[test]
+    fn what_waits_for_a_main_task_is_small() {
+        assert!(size(|drive, runner, main| drive.run(runner, main)) <= 256);
     }
 }

@@ -125,7 +125,7 @@ pub struct Builder {
     pub(crate) drain_timeout: Duration,
     pub(crate) cancel_grace: Option<Duration>,
     pub(crate) context: Option<Context>,
-    pub(crate) max_blocking: usize,
+    pub(crate) max_blocking: u32,
 }
 
 impl Builder {
@@ -254,7 +254,7 @@ impl Builder {
     /// let runner = Runner::builder().max_blocking(2).build();
     /// ```
     pub fn max_blocking(mut self, threads: usize) -> Self {
-        self.max_blocking = threads;
+        self.max_blocking = u32::try_from(threads).unwrap_or(u32::MAX);
         self
     }
 
@@ -295,8 +295,10 @@ impl Builder {
 }
 
 /// `min(32, cpus + 4)`, as Python's `ThreadPoolExecutor`. Asked once: it reads files.
-fn max_blocking() -> usize {
-    static DEFAULT: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
-    *DEFAULT
-        .get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from).saturating_add(4).min(32))
+fn max_blocking() -> u32 {
+    static DEFAULT: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    *DEFAULT.get_or_init(|| {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        u32::try_from(processors.saturating_add(4)).unwrap_or(u32::MAX).min(32)
+    })
 }

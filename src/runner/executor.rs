@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::Pin;
 use std::task::Poll;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use super::event_loop::Shared;
 use super::sync::{Arc, Mutex, lock};
@@ -16,10 +16,8 @@ use super::{Cancelled, Panic, TaskError, current};
 type Work = Box<dyn FnOnce() + Send>;
 
 pub(crate) struct Executor {
-    limit: usize,
+    limit: u32,
     state: Mutex<State>,
-    /// Fires when a piece of work has ended.
-    pub(crate) ended: Notify,
 }
 
 #[derive(Default)]
@@ -32,15 +30,15 @@ struct State {
 #[derive(Default)]
 struct Given {
     next: u64,
-    threads: usize,
+    threads: u32,
     queue: VecDeque<Work>,
     /// Queued and running work, by number.
     names: BTreeMap<u64, Box<str>>,
 }
 
 impl Executor {
-    pub(crate) fn new(limit: usize) -> Self {
-        Executor { limit: limit.max(1), state: Mutex::default(), ended: Notify::new() }
+    pub(crate) fn new(limit: u32) -> Self {
+        Executor { limit: limit.max(1), state: Mutex::default() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -128,7 +126,7 @@ impl Drop for Listed {
         if let Some(given) = &mut lock(&executor.state).given {
             given.names.remove(&self.id);
         }
-        executor.ended.notify_waiters();
+        self.event_loop.ended.notify_waiters();
     }
 }
 

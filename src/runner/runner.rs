@@ -277,8 +277,11 @@ impl Runner {
         let tasks_abandoned = opened.event_loop.alive().iter().map(|cell| cell.name()).collect();
         let executor_abandoned = opened.event_loop.executor.names();
         opened.end(false);
-        self.core.state =
-            State::Closed(CloseReport { tasks_abandoned, executor_abandoned, ..CloseReport::default() });
+        self.core.state = State::Closed(Box::new(CloseReport {
+            tasks_abandoned,
+            executor_abandoned,
+            ..CloseReport::default()
+        }));
     }
 
     /// The loop, made now if this is the first use.
@@ -342,7 +345,7 @@ impl Runner {
                 .spawn(move || opened.close(&control, limit));
             closing.ok().and_then(|thread| thread.join().ok()).unwrap_or_default()
         };
-        self.core.state = State::Closed(report.clone());
+        self.core.state = State::Closed(Box::new(report.clone()));
         report
     }
 }
@@ -366,7 +369,7 @@ impl Opened {
     /// Ends an own runtime; without waiting for its threads when some of them will not end.
     fn end(self, clean: bool) {
         let runtime = match self.vehicle {
-            Vehicle::Caller(runtime) | Vehicle::Workers(runtime) => Some(runtime),
+            Vehicle::Caller(runtime) | Vehicle::Workers(runtime) => Some(*runtime),
             // None: the abandoned thread still has it.
             Vehicle::LoopThread(runtime) => Arc::into_inner(runtime),
             Vehicle::Shared(_) => None,

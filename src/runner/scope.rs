@@ -68,7 +68,12 @@ impl Scope {
         &self,
         future: F,
     ) -> impl Future<Output = Result<F::Output, Cancelled>> + use<'_, F> {
-        Cancellable { scope: self, future, heard: self.cell.cancelled.notified(), standing: Standing::default() }
+        Cancellable {
+            scope: self,
+            future,
+            heard: self.cell.cancelled.notified(),
+            standing: Standing::default(),
+        }
     }
 
     /// Lets other tasks run, and gives a cancellation the chance to arrive: asyncio's `sleep(0)`.

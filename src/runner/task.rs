@@ -49,7 +49,7 @@ struct Progress {
     polling: bool,
     end: Option<End>,
     polls: u64,
-    busy: Duration,
+    busy_ns: u64,
     slow_polls: u32,
 }
 
@@ -169,7 +169,7 @@ impl Cell {
     pub(crate) fn end_poll(&self, busy: Duration, slow: bool) {
         let mut progress = lock(&self.progress);
         progress.polling = false;
-        progress.busy += busy;
+        progress.busy_ns += super::event_loop::nanos(busy);
         progress.slow_polls += u32::from(slow);
     }
 
@@ -217,7 +217,7 @@ impl Cell {
             parent: self.parent,
             age: self.born.elapsed(),
             polls: progress.polls,
-            busy: progress.busy,
+            busy: Duration::from_nanos(progress.busy_ns),
             slow_polls: progress.slow_polls,
         }
     }
