@@ -1,7 +1,7 @@
 //! The daemon's own log, on standard error or in the journal.
 //!
-//! What is told of an attempt, by whatever part, carries `runner`, `run` and `attempt`: its main task and what waits for
-//! it are in a span with these fields.
+//! What is told of an attempt, by whatever part, carries `runner`, `run` and `attempt`: its main task and its close are in
+//! a span with these fields as long as they are polled.
 
 use std::{
     env,

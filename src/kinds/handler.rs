@@ -16,8 +16,8 @@ use crate::{
 /// The result of a handler. Its value is the job's result: JSON of 64 KiB at the most.
 pub type HandlerResult = Result<Value, HandlerError>;
 
-type Future = Pin<Box<dyn std::future::Future<Output = HandlerResult> + Send>>;
-type Function = Arc<dyn Fn(Call) -> Future + Send + Sync>;
+type Called = Pin<Box<dyn Future<Output = HandlerResult> + Send>>;
+type Function = Arc<dyn Fn(Call) -> Called + Send + Sync>;
 
 /// The functions that jobs can name, with `echo` and `sleep` among them from the start.
 ///
@@ -64,7 +64,7 @@ impl Handlers {
     pub fn register<F, Fut>(self, name: &str, function: F) -> Self
     where
         F: Fn(Call) -> Fut + Send + Sync + 'static,
-        Fut: std::future::Future<Output = HandlerResult> + Send + 'static,
+        Fut: Future<Output = HandlerResult> + Send + 'static,
     {
         self.add(name, function, Style::Dropped)
     }
@@ -76,7 +76,7 @@ impl Handlers {
     pub fn register_scoped<F, Fut>(self, name: &str, function: F) -> Self
     where
         F: Fn(Call) -> Fut + Send + Sync + 'static,
-        Fut: std::future::Future<Output = HandlerResult> + Send + 'static,
+        Fut: Future<Output = HandlerResult> + Send + 'static,
     {
         self.add(name, function, Style::Told)
     }
@@ -84,7 +84,7 @@ impl Handlers {
     fn add<F, Fut>(mut self, name: &str, function: F, style: Style) -> Self
     where
         F: Fn(Call) -> Fut + Send + Sync + 'static,
-        Fut: std::future::Future<Output = HandlerResult> + Send + 'static,
+        Fut: Future<Output = HandlerResult> + Send + 'static,
     {
         self.0.insert(name.to_owned(), (Arc::new(move |call| Box::pin(function(call))), style));
         self
@@ -106,14 +106,16 @@ impl fmt::Debug for Handlers {
 #[derive(Clone, Debug)]
 pub struct Call {
     record: Arc<Record>,
-    context: Arc<Variables>,
+    /// `None`: there are no variables.
+    context: Option<Arc<Variables>>,
     scope: Scope,
     output: Output,
 }
 
 impl Call {
     pub(super) fn new(record: Arc<Record>, context: Variables, scope: Scope, output: Output) -> Self {
-        Self { record, context: Arc::new(context), scope, output }
+        let context = (!context.is_empty()).then(|| Arc::new(context));
+        Self { record, context, scope, output }
     }
 
     /// The arguments, as whatever they are to be; [`Value`] takes all.
@@ -136,7 +138,7 @@ impl Call {
 
     /// A context variable.
     pub fn context(&self, name: &str) -> Option<&str> {
-        self.context.get(name).map(String::as_str)
+        self.context.as_ref()?.get(name).map(String::as_str)
     }
 
     /// The job's Runner.
@@ -179,32 +181,37 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for HandlerError {
 }
 
 /// Calls the handler.
-pub(super) async fn run(
+pub(super) fn run(
     handlers: &Handlers,
     Handler { name, args: _ }: &Handler,
     call: Call,
-) -> Result<End, Stopped> {
-    let Some((function, style)) = handlers.0.get(name) else {
-        let known = handlers.names().join("`, `");
-        let message = format!(
-            "this daemon has no handler `{name}` any more, only `{known}`; start one that registers it"
-        );
-        return Ok(failed(Failure::new("unknown_handler", message)));
-    };
-    let scope = call.scope.clone();
-    let returned = match style {
-        Style::Dropped => scope.cancellable(function(call)).await?,
-        Style::Told => function(call).await,
-    };
-    match returned {
-        Ok(value) => Ok(checked(value)),
-        Err(error) if error.cancelled && scope.task().cancelling() > 0 => Err(Cancelled::default().into()),
-        Err(error) if error.cancelled => {
-            let message = "the handler ended with a cancellation that nobody had asked for";
-            Ok(failed(Failure::new("cancelled_itself", message)))
+) -> impl Future<Output = Result<End, Stopped>> {
+    async move {
+        let Some((function, style)) = handlers.0.get(name) else { return Ok(unknown(handlers, name)) };
+        let scope = call.scope.clone();
+        let returned = match style {
+            Style::Dropped => scope.cancellable(function(call)).await?,
+            Style::Told => function(call).await,
+        };
+        match returned {
+            Ok(value) => Ok(checked(value)),
+            Err(error) if error.cancelled && scope.task().cancelling() > 0 => {
+                Err(Cancelled::default().into())
+            }
+            Err(error) if error.cancelled => {
+                let message = "the handler ended with a cancellation that nobody had asked for";
+                Ok(failed(Failure::new("cancelled_itself", message)))
+            }
+            Err(HandlerError { kind, message, cancelled: _ }) => Ok(failed(Failure::new(&kind, message))),
         }
-        Err(HandlerError { kind, message, cancelled: _ }) => Ok(failed(Failure::new(&kind, message))),
     }
+}
+
+fn unknown(handlers: &Handlers, name: &str) -> End {
+    let known = handlers.names().join("`, `");
+    let message =
+        format!("this daemon has no handler `{name}` any more, only `{known}`; start one that registers it");
+    failed(Failure::new("unknown_handler", message))
 }
 
 fn failed(failure: Failure) -> End {

@@ -6,16 +6,16 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use tokio::{runtime::Handle, sync::watch};
-use tracing::{Instrument, Span};
 
 use super::{
-    Call, Context, Done, Handlers, Link, LogQuota, Main, Reporter, Stopped, handler, http,
+    Attempt, Call, Context, Done, Ended, Handlers, Link, LogQuota, Main, Reporter, Stopped, Variables,
+    handler, http,
     output::{Output, Outputs},
 };
 use crate::{
-    job::{Failure, Job, Record},
+    job::{Failure, Job},
     runner::{AsyncRunner, Scope},
-    supervisor::ports::{End, News},
+    supervisor::ports::News,
 };
 
 /// What all in-process jobs share.
@@ -44,50 +44,77 @@ impl Inside {
     }
 }
 
+/// What the main task of an in-process job works with.
+struct Work {
+    scope: Scope,
+    inside: Arc<Inside>,
+    attempt: Arc<Attempt>,
+    context: Context,
+    output: Output,
+}
+
 /// Starts the main task of an in-process job on its Runner.
 pub(super) fn start(
     runner: &mut AsyncRunner,
     inside: Arc<Inside>,
-    record: Arc<Record>,
+    attempt: Arc<Attempt>,
     context: Context,
-    link: Link,
-    reporter: Reporter,
     output: Output,
 ) -> Main {
-    let span = Span::current();
-    runner.start_scoped(move |scope| {
-        run(scope, inside, record, context, link, reporter, output).instrument(span)
-    })
+    runner.start_scoped(move |scope| run(Work { scope, inside, attempt, context, output }))
 }
 
-async fn run(
-    scope: Scope,
-    inside: Arc<Inside>,
-    record: Arc<Record>,
-    context: Context,
-    mut link: Link,
-    reporter: Reporter,
-    output: Output,
-) -> Result<Done, Stopped> {
-    scope.cancellable(link.until(|orders| orders.go)).await?.map_err(|_| Stopped::Aborted)?;
-    drop(link);
-    // Boxed, like what follows: there may be tens of thousands of others, which need less.
-    let variables = match scope.cancellable(Box::pin(context.variables(&record))).await? {
-        Ok(variables) => variables,
-        Err(failure) => return Ok(Done { end: End { error: Some(failure), ..End::default() }, hold: None }),
-    };
-    drop(context);
-    Box::pin(reporter.send(News::Running { pid: None, start_time: None })).await;
-    drop(reporter);
-    let end = match record.job() {
-        Job::Http(job) => scope.cancellable(Box::pin(inside.http.run(job, &variables, &output))).await?,
-        Job::Handler(job) => {
-            handler::run(&inside.handlers, job, Call::new(record.clone(), variables, scope, output)).await?
+/// Boxed, all but the job itself: there may be tens of thousands of others, which need less.
+fn run(work: Work) -> impl Future<Output = Ended> {
+    async move {
+        let variables = match Box::pin(work.begin()).await? {
+            Ok(variables) => variables,
+            Err(failure) => return Ok(Done::failed(failure)),
+        };
+        drop(work.context);
+        let end = match work.attempt.record.job() {
+            Job::Http(job) => {
+                let done = Box::pin(work.inside.http.run(job, &variables, &work.output));
+                work.scope.cancellable(work.attempt.told(done)).await?
+            }
+            Job::Handler(job) => {
+                let record = Arc::clone(&work.attempt.record);
+                let call = Call::new(record, variables, work.scope, work.output);
+                work.attempt.told(handler::run(&work.inside.handlers, job, call)).await?
+            }
+            Job::Command(_) | Job::Script(_) | Job::Python(_) => {
+                let failure = Failure::new("internal", "a job of processes was given to the daemon itself");
+                return Ok(Done::failed(failure));
+            }
+        };
+        Ok(Box::new(Done { end, hold: None }))
+    }
+}
+
+impl Work {
+    /// Waits until the start is durable, and tells that it runs.
+    async fn begin(&self) -> Result<Result<Variables, Failure>, Stopped> {
+        let mut link = Link(Arc::clone(&self.attempt));
+        let go = self.scope.cancellable(link.until(|orders| orders.go)).await?;
+        go.map_err(|_| Stopped::Aborted)?;
+        let variables = self.scope.cancellable(self.context.variables(&self.attempt.record)).await?;
+        if variables.is_ok() {
+            Reporter(Arc::clone(&self.attempt)).send(News::Running { pid: None, start_time: None }).await;
         }
-        Job::Command(_) | Job::Script(_) | Job::Python(_) => {
-            let failure = Failure::new("internal", "a job of processes was given to the daemon itself");
-            End { error: Some(failure), ..End::default() }
-        }
-    };
-    Ok(Done { end, hold: None })
+        Ok(variables)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<T>(_: fn(Work) -> T) -> usize {
+        size_of::<T>()
+    }
+
+    #[test]
+    fn the_main_task_of_a_job_that_waits_is_small() {
+        assert!(size(run) <= 272);
+    }
 }

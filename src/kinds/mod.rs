@@ -10,11 +10,13 @@ mod handler;
 mod handover;
 mod http;
 mod inside;
+mod link;
 mod output;
 mod process;
 mod python;
 mod run_files;
 mod script;
+mod told;
 mod variables;
 
 use std::{
@@ -22,10 +24,7 @@ use std::{
     future::{pending, poll_fn},
     path::PathBuf,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -36,7 +35,7 @@ use tokio::{
     task::JoinSet,
     time::sleep,
 };
-use tracing::Instrument;
+use tracing::Span;
 
 pub use ending::end_of_spooled;
 pub use environment::Environment;
@@ -44,6 +43,7 @@ pub use handler::{Call, HandlerError, HandlerResult, Handlers};
 pub use handover::Handover;
 pub use http::{Client as HttpClient, HttpRules, Place as HttpPlace};
 pub use inside::Inside;
+use link::{Attempt, Commander, Link, Reporter};
 use output::Output;
 pub use output::Outputs;
 use process::Stopped;
@@ -94,6 +94,8 @@ pub struct Fleet {
     inside: Arc<Inside>,
     runtime: Handle,
     reports: mpsc::Sender<Report>,
+    /// Attempts of in-process jobs that were not told to go: there is nothing to prepare, so nothing was made.
+    prepared: HashMap<AttemptKey, (Arc<Record>, Context)>,
     hosted: HashMap<AttemptKey, Hosted>,
     /// Runners that another attempt or run can follow on.
     parked: HashMap<RunnerId, Parked>,
@@ -112,13 +114,11 @@ enum Driven {
 
 #[derive(Debug)]
 struct Hosted {
-    orders: watch::Sender<Orders>,
+    orders: Commander,
     runner: RunnerHandle,
     /// Force drops its main task: there is nothing of it to kill.
     inside: bool,
     event_loop: Option<EventLoop>,
-    /// Its Runner is closed, and that has been told.
-    closed: Arc<AtomicBool>,
 }
 
 /// A Runner between attempts or runs. Its driver hands it over when the main task is done.
@@ -127,29 +127,6 @@ struct Parked {
     runner: oneshot::Receiver<AsyncRunner>,
     handle: RunnerHandle,
     event_loop: Option<EventLoop>,
-}
-
-/// What the supervisor wants of an attempt; each is given once and stands.
-#[derive(Clone, Copy, Debug, Default)]
-struct Orders {
-    go: bool,
-    force: bool,
-    /// The daemon is about to end: kill, and wait for nothing.
-    at_once: bool,
-    settled: bool,
-}
-
-/// The attempt's end of its orders.
-#[derive(Clone, Debug)]
-struct Link(watch::Receiver<Orders>);
-
-/// The attempt was aborted: nobody waits for it any more.
-struct Aborted;
-
-impl Link {
-    async fn until(&mut self, given: impl FnMut(&Orders) -> bool) -> Result<(), Aborted> {
-        self.0.wait_for(given).await.map(drop).map_err(|_| Aborted)
-    }
 }
 
 /// What a main task gives: how it ended, and what is held until that is durable.
@@ -166,6 +143,7 @@ impl Fleet {
             inside: Arc::new(inside),
             runtime,
             reports,
+            prepared: HashMap::new(),
             hosted: HashMap::new(),
             parked: HashMap::new(),
             closing: HashMap::new(),
@@ -173,10 +151,67 @@ impl Fleet {
         }
     }
 
-    fn order(&self, key: AttemptKey, change: impl FnOnce(&mut Orders)) {
-        if let Some(hosted) = self.hosted.get(&key) {
-            hosted.orders.send_modify(change);
+    /// Makes the Runner, or takes the one of an earlier attempt or run, and starts its main task.
+    fn start(&mut self, record: Arc<Record>, key: AttemptKey, context: Context) {
+        let id = record.id;
+        let inside = record.job().in_process();
+        let output = inside.then(|| self.inside.outputs.of(&record));
+        let park = can_follow(&record).then(oneshot::channel);
+        let (park, next) = park.unzip();
+        let attempt = Attempt::new(record, key, self.reports.clone());
+        let record = &attempt.record;
+        let start = {
+            let (shared, inside) = (Arc::clone(&self.shared), Arc::clone(&self.inside));
+            let (attempt, output) = (Arc::clone(&attempt), output.clone());
+            move |runner: &mut AsyncRunner| match output {
+                None => process::start(runner, shared, attempt, context),
+                Some(output) => inside::start(runner, inside, attempt, context, output),
+            }
+        };
+        let drive = Drive { attempt: Arc::clone(&attempt), output, park };
+        let (runner, event_loop) = match self.parked.remove(&id) {
+            Some(Parked { runner, handle, event_loop }) => {
+                let driver = async move {
+                    // Its last driver hands it over before anything else.
+                    match runner.await {
+                        Ok(mut runner) => {
+                            let main = start(&mut runner);
+                            Box::pin(drive.run(runner, main)).await
+                        }
+                        Err(_) => Driven::Attempt(key),
+                    }
+                };
+                self.drivers.spawn_on(driver, &self.runtime);
+                (handle, event_loop)
+            }
+            None => {
+                let runtime = if inside { &self.inside.runtime } else { &self.runtime };
+                let mut runner = Runner::builder()
+                    .name(id.to_string())
+                    .debug(record.spec.debug)
+                    .loop_factory(LoopFactory::shared(runtime.clone()))
+                    .drain_timeout(record.spec.drain_timeout)
+                    .build_async();
+                let main = start(&mut runner);
+                let facts = (runner.handle(), runner.get_loop().ok());
+                self.drivers.spawn_on(drive.run(runner, main), &self.runtime);
+                facts
+            }
+        };
+        if let Some(next) = next {
+            let parked = Parked { runner: next, handle: runner.clone(), event_loop: event_loop.clone() };
+            self.parked.insert(id, parked);
         }
+        let orders = Commander(attempt);
+        self.hosted.insert(key, Hosted { orders, runner, inside, event_loop });
+    }
+
+    /// What was started of an attempt. There is a Runner from here on.
+    fn started(&mut self, key: AttemptKey) -> Option<&Hosted> {
+        if let Some((record, context)) = self.prepared.remove(&key) {
+            self.start(record, key, context);
+        }
+        self.hosted.get(&key)
     }
 
     fn reap_drivers(&mut self) {
@@ -193,79 +228,29 @@ impl Fleet {
 impl Runners for Fleet {
     fn prepare(&mut self, record: Arc<Record>, key: AttemptKey, context: Arc<SharedContext>) {
         self.reap_drivers();
-        let (orders, link) = watch::channel(Orders::default());
-        let link = Link(link);
-        let inside = record.job().in_process();
-        let reporter = Reporter { reports: self.reports.clone(), record: Arc::clone(&record), key };
         let context = Context::new(context, Arc::clone(&self.shared.vault));
-        let output = inside.then(|| self.inside.outputs.of(&record));
-        let start = {
-            let (shared, inside) = (Arc::clone(&self.shared), Arc::clone(&self.inside));
-            let (record, link, reporter) = (Arc::clone(&record), link.clone(), reporter.clone());
-            let output = output.clone();
-            move |runner: &mut AsyncRunner| match output {
-                None => process::start(runner, shared, record, key, context, link, reporter),
-                Some(output) => inside::start(runner, inside, record, context, link, reporter, output),
-            }
-        };
-        let (run, attempt) = record.position().unwrap_or((1, 1));
-        // Of the highest level, so that no filter leaves lines without it.
-        let span = tracing::error_span!("attempt", runner = %record.id, run, attempt);
-        let (park, next) = oneshot::channel();
-        let park = can_follow(&record).then_some(park);
-        let parks = park.is_some();
-        let closed = Arc::new(AtomicBool::new(false));
-        let drive = Drive { link, reporter, output, park, closed: Arc::clone(&closed) };
-        let (handle, event_loop) = match self.parked.remove(&record.id) {
-            Some(Parked { runner, handle, event_loop }) => {
-                let driver = async move {
-                    // Its last driver hands it over before anything else.
-                    if let Ok(mut runner) = runner.await {
-                        let main = start(&mut runner);
-                        drive.run(runner, main).await;
-                    }
-                    Driven::Attempt(key)
-                };
-                self.drivers.spawn_on(driver.instrument(span), &self.runtime);
-                (handle, event_loop)
-            }
-            None => {
-                let runtime = if inside { &self.inside.runtime } else { &self.runtime };
-                let mut runner = Runner::builder()
-                    .name(record.id.to_string())
-                    .debug(record.spec.debug)
-                    .loop_factory(LoopFactory::shared(runtime.clone()))
-                    .drain_timeout(record.spec.drain_timeout)
-                    .build_async();
-                let main = span.in_scope(|| start(&mut runner));
-                let facts = (runner.handle(), runner.get_loop().ok());
-                let driver = async move {
-                    drive.run(runner, main).await;
-                    Driven::Attempt(key)
-                };
-                self.drivers.spawn_on(driver.instrument(span), &self.runtime);
-                facts
-            }
-        };
-        if parks {
-            let parked = Parked { runner: next, handle: handle.clone(), event_loop: event_loop.clone() };
-            self.parked.insert(record.id, parked);
+        match record.job().in_process() {
+            true => drop(self.prepared.insert(key, (record, context))),
+            false => self.start(record, key, context),
         }
-        self.hosted.insert(key, Hosted { orders, runner: handle, inside, event_loop, closed });
     }
 
     fn go(&mut self, key: AttemptKey) {
-        self.order(key, |orders| orders.go = true);
+        if let Some(hosted) = self.started(key) {
+            hosted.orders.go();
+        }
     }
 
     fn cancel(&mut self, key: AttemptKey) {
-        if let Some(hosted) = self.hosted.get(&key) {
+        if let Some(hosted) = self.started(key) {
             hosted.runner.cancel();
         }
     }
 
     fn force(&mut self, key: AttemptKey) {
-        self.order(key, |orders| orders.force = true);
+        if let Some(hosted) = self.started(key) {
+            hosted.orders.force();
+        }
         if let Some(handle) = self.closing.get(&key) {
             handle.interrupt();
         } else if let Some(hosted) = self.hosted.get(&key).filter(|hosted| hosted.inside) {
@@ -276,29 +261,34 @@ impl Runners for Fleet {
     }
 
     fn force_at_once(&mut self, key: AttemptKey) {
-        self.order(key, |orders| (orders.force, orders.at_once) = (true, true));
+        if let Some(hosted) = self.started(key) {
+            hosted.orders.force_at_once();
+        }
         self.force(key);
     }
 
     fn abort(&mut self, key: AttemptKey) {
+        self.prepared.remove(&key);
         self.hosted.remove(&key);
     }
 
     fn settled(&mut self, key: AttemptKey) {
         // Its executor may still drain, and force must find it: the end of its driver removes it.
-        self.order(key, |orders| orders.settled = true);
+        if let Some(hosted) = self.hosted.get(&key) {
+            hosted.orders.settled();
+        }
         self.reap_drivers();
     }
 
     fn close(&mut self, record: Arc<Record>, key: AttemptKey) {
         self.reap_drivers();
         // A driver that is still closing its Runner tells so itself.
-        let told = self.hosted.get(&key).is_none_or(|hosted| hosted.closed.load(Ordering::Acquire));
+        let told = self.hosted.get(&key).is_none_or(|hosted| hosted.orders.is_closed());
         let parked = self.parked.remove(&record.id);
         if parked.is_none() && !told {
             return;
         }
-        let reporter = Reporter { reports: self.reports.clone(), record, key };
+        let reporter = Reporter(Attempt::new(record, key, self.reports.clone()));
         let runner = parked.map(|parked| {
             self.closing.insert(key, parked.handle);
             parked.runner
@@ -320,6 +310,9 @@ impl Runners for Fleet {
     }
 
     fn get_loop(&self, key: AttemptKey) -> Option<LoopFacts> {
+        if self.prepared.contains_key(&key) {
+            return Some(LoopFacts::default());
+        }
         let event_loop = self.hosted.get(&key)?.event_loop.as_ref()?;
         let tree = event_loop.task_tree();
         let tasks = tree.tasks().iter().map(|task| TaskFacts {
@@ -341,23 +334,15 @@ impl Runners for Fleet {
     }
 }
 
-/// Reports of one attempt.
-#[derive(Clone, Debug)]
-struct Reporter {
-    reports: mpsc::Sender<Report>,
-    record: Arc<Record>,
-    key: AttemptKey,
-}
-
-impl Reporter {
-    /// Waits for room, then reports: giving up while waiting loses nothing that was not handed over.
-    async fn send(&self, news: News) {
-        // Without a supervisor there is nobody to tell.
-        drop(self.reports.send(Report { runner: self.record.id, key: self.key, news }).await);
+impl Done {
+    fn failed(failure: Failure) -> Box<Self> {
+        Box::new(Self { end: End { error: Some(failure), ..End::default() }, hold: None })
     }
 }
 
-type Main = Result<MainTask<Result<Done, Stopped>>, RunError>;
+type Main = Result<MainTask<Ended>, RunError>;
+/// In a box: a task has room for what it gives from its start on.
+type Ended = Result<Box<Done>, Stopped>;
 
 /// Whether another attempt or run can follow on the same Runner.
 fn can_follow(record: &Record) -> bool {
@@ -367,61 +352,79 @@ fn can_follow(record: &Record) -> bool {
 
 /// What takes a Runner from its main task to its close, or to the next attempt.
 struct Drive {
-    link: Link,
-    reporter: Reporter,
+    attempt: Arc<Attempt>,
     /// Of an in-process job.
     output: Option<Output>,
     /// Where the Runner goes if another attempt or run can follow.
     park: Option<oneshot::Sender<AsyncRunner>>,
-    closed: Arc<AtomicBool>,
 }
 
 impl Drive {
-    async fn run(self, mut runner: AsyncRunner, main: Main) {
-        let Self { mut link, reporter, output, park, closed: told } = self;
-        let ended = match main {
-            Ok(main) => main.await,
-            Err(error) => Err(error),
-        };
-        let Some(Done { mut end, hold }) = done(ended, output.is_some(), &reporter) else { return };
+    /// Small as long as it waits for the main task: there are tens of thousands that do.
+    fn run(self, runner: AsyncRunner, mut main: Main) -> impl Future<Output = Driven> {
+        async move {
+            let ended = match &mut main {
+                Ok(main) => main.await,
+                Err(error) => Err(std::mem::replace(error, RunError::Closed)),
+            };
+            Box::pin(self.end(runner, ended)).await
+        }
+    }
+
+    async fn end(self, mut runner: AsyncRunner, ended: Result<Ended, RunError>) -> Driven {
+        let driven = Driven::Attempt(self.attempt.key);
+        let Self { attempt, output, park } = self;
+        let (mut link, reporter) = (Link(Arc::clone(&attempt)), Reporter(attempt));
+        let Some(done) = done(ended, output.is_some(), &reporter) else { return driven };
+        let Done { mut end, hold } = *done;
         if let Some(output) = &output {
             end.output = Some(output.flush().await);
         }
         if let Some(park) = park {
             // Nobody takes it any more only when the supervisor is gone.
             drop(park.send(runner));
-            told.store(true, Ordering::Release);
+            reporter.closed();
             reporter.send(News::Ended(end)).await;
-            return release(link, hold).await;
+            release(link, hold).await;
+            return driven;
         }
         {
             let limit = reporter.record.spec.drain_timeout;
+            // What is left over may have to be told of.
+            let left = runner.get_loop().is_ok_and(|own| own.live_tasks() + own.blocking_tasks() > 0);
+            let span = left.then(|| reporter.span());
             let mut close = pin!(close(&mut runner, limit, forced(&mut link)));
             // Mostly there is nothing to close: then one commit tells the end and the close.
-            end.closed = poll_fn(|cx| match close.as_mut().poll(cx) {
-                Poll::Ready(report) => Poll::Ready(Some(drain(report))),
-                Poll::Pending => Poll::Ready(None),
+            end.closed = poll_fn(|cx| {
+                let _entered = span.as_ref().map(Span::enter);
+                match close.as_mut().poll(cx) {
+                    Poll::Ready(report) => Poll::Ready(Some(drain(report))),
+                    Poll::Pending => Poll::Ready(None),
+                }
             })
             .await;
             let closed = end.closed.is_some();
-            told.store(closed, Ordering::Release);
+            if closed {
+                reporter.closed();
+            }
             reporter.send(News::Ended(end)).await;
             if !closed {
-                let report = close.await;
+                let report = reporter.told(close).await;
                 if let Some(output) = &output {
                     // What was written while it drained is in the log before the close is told.
                     output.flush().await;
                 }
                 reporter.send(News::Closed(drain(report))).await;
-                told.store(true, Ordering::Release);
+                reporter.closed();
             }
         }
         release(link, hold).await;
+        driven
     }
 }
 
 /// How a main task ended; `None`: nobody wants to know.
-fn done(ended: Result<Result<Done, Stopped>, RunError>, inside: bool, reporter: &Reporter) -> Option<Done> {
+fn done(ended: Result<Ended, RunError>, inside: bool, reporter: &Reporter) -> Option<Box<Done>> {
     let end = match ended {
         Ok(Ok(done)) => return Some(done),
         Ok(Err(Stopped::Aborted)) => return None,
@@ -438,7 +441,7 @@ fn done(ended: Result<Result<Done, Stopped>, RunError>, inside: bool, reporter: 
             End { error: Some(failure), lost: true, ..End::default() }
         }
     };
-    Some(Done { end, hold: None })
+    Some(Box::new(Done { end, hold: None }))
 }
 
 /// Closes a Runner. What its main task left behind has as long as its executor; after that, or by force, it is
@@ -461,7 +464,7 @@ async fn release(mut link: Link, hold: Option<process::Hold>) {
     if link.until(|orders| orders.settled).await.is_ok()
         && let Some(hold) = hold
     {
-        hold.release().await;
+        link.0.told(hold.release()).await;
     }
 }
 
@@ -477,5 +480,19 @@ fn drain(report: CloseReport) -> Drain {
         task_errors: report.task_errors as u64,
         abandoned: report.tasks_abandoned.into_iter().chain(report.executor_abandoned).collect(),
         elapsed_us: u64::try_from(report.elapsed.as_micros()).unwrap_or(u64::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<T>(_: fn(Drive, AsyncRunner, Main) -> T) -> usize {
+        size_of::<T>()
+    }
+
+    #[test]
+    fn what_waits_for_a_main_task_is_small() {
+        assert!(size(|drive, runner, main| drive.run(runner, main)) <= 256);
     }
 }

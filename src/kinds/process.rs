@@ -11,11 +11,10 @@ use std::{
 
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
-use tracing::{Instrument, Span};
 
 use super::{
-    Context, Done, Link, LogQuota, Main, Reporter, Shared, Variables, ending, python, run_files::RunFiles,
-    script,
+    Attempt, Context, Done, Link, LogQuota, Main, Reporter, Shared, Variables, ending, python,
+    run_files::RunFiles, script,
 };
 use crate::{
     job::{self, Action, AttemptKey, Failure, Job, Limits, Process, Record, Rlimit, Script},
@@ -62,15 +61,12 @@ impl Hold {
 pub(super) fn start(
     runner: &mut AsyncRunner,
     shared: Arc<Shared>,
-    record: Arc<Record>,
-    key: AttemptKey,
+    attempt: Arc<Attempt>,
     context: Context,
-    link: Link,
-    reporter: Reporter,
 ) -> Main {
-    let span = Span::current();
-    runner
-        .start_scoped(move |scope| run(scope, shared, record, key, context, link, reporter).instrument(span))
+    let (record, key) = (Arc::clone(&attempt.record), attempt.key);
+    let (link, reporter) = (Link(Arc::clone(&attempt)), Reporter(Arc::clone(&attempt)));
+    runner.start_scoped(move |scope| attempt.told(run(scope, shared, record, key, context, link, reporter)))
 }
 
 async fn run(
@@ -81,7 +77,7 @@ async fn run(
     context: Context,
     mut link: Link,
     reporter: Reporter,
-) -> Result<Done, Stopped> {
+) -> Result<Box<Done>, Stopped> {
     let signal = stop_signal(record.job());
     let prepared = async {
         let variables = context.variables(&record).await?;
@@ -100,7 +96,7 @@ async fn run(
     scope.cancellable(link.until(|orders| orders.go)).await?.map_err(|_| Stopped::Aborted)?;
     let (mut shim, own_dir) = match prepared {
         Ok(prepared) => prepared,
-        Err(failure) => return Ok(Done { end: End { error: Some(failure), ..End::default() }, hold: None }),
+        Err(failure) => return Ok(Done::failed(failure)),
     };
     // From here on the job may execute. Its end is always awaited: a cancellation only changes how.
     if let Err(error) = shim.go().await {
@@ -115,7 +111,7 @@ async fn run(
         // Its shim could not. Nobody knows how much its user has put there.
         drop(scope.spawn_blocking(move || shared.handover.remove(key)).with_name("tidy").await);
     }
-    Ok(Done { end, hold: Some(Hold(watch.shim)) })
+    Ok(Box::new(Done { end, hold: Some(Hold(watch.shim)) }))
 }
 
 /// A job's process tree, seen through its shim.

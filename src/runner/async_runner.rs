@@ -220,7 +220,7 @@ impl AsyncRunner {
             super::close::close(&opened.event_loop, &self.core.control, self.core.settings.drain_timeout)
                 .await;
         drop(shut);
-        self.core.state = State::Closed(report.clone());
+        self.core.state = State::Closed(Box::new(report.clone()));
         report
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
+use super::sync::Arc;
 use super::{AsyncRunner, Context, Runner};
 
 /// Makes the event loop of a Runner, when it first needs one.
@@ -116,14 +117,15 @@ impl fmt::Debug for LoopFactory {
 #[derive(Debug)]
 #[must_use]
 pub struct Builder {
-    pub(crate) name: Option<Box<str>>,
+    pub(crate) name: Option<Arc<str>>,
     pub(crate) debug: Option<bool>,
     pub(crate) factory: LoopFactory,
-    pub(crate) signals: Box<[i32]>,
+    /// None: SIGINT.
+    pub(crate) signals: Option<Box<[i32]>>,
     pub(crate) drain_timeout: Duration,
     pub(crate) cancel_grace: Option<Duration>,
     pub(crate) context: Option<Context>,
-    pub(crate) max_blocking: usize,
+    pub(crate) max_blocking: u32,
 }
 
 impl Builder {
@@ -140,7 +142,7 @@ impl Builder {
             name: None,
             debug: None,
             factory: LoopFactory(Kind::Default),
-            signals: Box::new([signal_hook::consts::SIGINT]),
+            signals: None,
             drain_timeout: Self::DRAIN_TIMEOUT,
             cancel_grace: None,
             context: None,
@@ -155,7 +157,7 @@ impl Builder {
     /// let runner = Runner::builder().name("import").build();
     /// ```
     pub fn name(mut self, name: impl Into<Box<str>>) -> Self {
-        self.name = Some(name.into());
+        self.name = Some(Arc::from(name.into()));
         self
     }
 
@@ -193,7 +195,7 @@ impl Builder {
     /// let none = Runner::builder().signals(&[]).build();
     /// ```
     pub fn signals(mut self, signals: &[i32]) -> Self {
-        self.signals = signals.into();
+        self.signals = Some(signals.into());
         self
     }
 
@@ -252,7 +254,7 @@ impl Builder {
     /// let runner = Runner::builder().max_blocking(2).build();
     /// ```
     pub fn max_blocking(mut self, threads: usize) -> Self {
-        self.max_blocking = threads;
+        self.max_blocking = u32::try_from(threads).unwrap_or(u32::MAX);
         self
     }
 
@@ -281,6 +283,10 @@ impl Builder {
         AsyncRunner::from_builder(self)
     }
 
+    pub(crate) fn signals_taken(&self) -> &[i32] {
+        self.signals.as_deref().unwrap_or(&[signal_hook::consts::SIGINT])
+    }
+
     pub(crate) fn debug_mode(&self) -> bool {
         self.debug.unwrap_or_else(|| {
             std::env::var_os("RUNWARD_DEBUG").is_some_and(|value| !value.is_empty() && value != "0")
@@ -289,8 +295,10 @@ impl Builder {
 }
 
 /// `min(32, cpus + 4)`, as Python's `ThreadPoolExecutor`. Asked once: it reads files.
-fn max_blocking() -> usize {
-    static DEFAULT: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
-    *DEFAULT
-        .get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from).saturating_add(4).min(32))
+fn max_blocking() -> u32 {
+    static DEFAULT: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    *DEFAULT.get_or_init(|| {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        u32::try_from(processors.saturating_add(4)).unwrap_or(u32::MAX).min(32)
+    })
 }

@@ -137,7 +137,7 @@ async fn drain_executor(
 ) {
     let began = Instant::now();
     loop {
-        let (ended, changed) = (event_loop.executor.ended.notified(), control.changed.notified());
+        let (ended, changed) = (event_loop.ended.notified(), control.changed.notified());
         if event_loop.executor.len() == 0 {
             return;
         }

@@ -22,7 +22,7 @@ pub(crate) enum State {
     /// Nothing exists yet.
     Created,
     Open(Opened),
-    Closed(CloseReport),
+    Closed(Box<CloseReport>),
 }
 
 pub(crate) struct Opened {
@@ -34,11 +34,11 @@ pub(crate) struct Opened {
 /// What drives a loop.
 pub(crate) enum Vehicle {
     /// The thread that calls `run`.
-    Caller(Runtime),
+    Caller(Box<Runtime>),
     /// A loop thread, while `run` waits. Shared, for that thread may never give it back.
     LoopThread(Arc<Runtime>),
     /// Threads of its own.
-    Workers(Runtime),
+    Workers(Box<Runtime>),
     /// Somebody else.
     Shared(Handle),
 }
@@ -88,7 +88,7 @@ impl Core {
         let context = context.unwrap_or_else(|| opened.context.clone());
         let cell = Cell::new(opened.event_loop.clone(), context, style, source);
         if let Some(name) = &self.settings.name {
-            cell.set_name(name);
+            cell.set_name(name.clone());
         }
         cell
     }
@@ -98,7 +98,7 @@ impl Core {
         if !matches!(self.state, State::Open(_)) {
             return None;
         }
-        match std::mem::replace(&mut self.state, State::Closed(CloseReport::default())) {
+        match std::mem::replace(&mut self.state, State::Closed(Box::default())) {
             State::Open(opened) => Some(opened),
             State::Created | State::Closed(_) => None,
         }
@@ -107,7 +107,7 @@ impl Core {
     /// The report of the close, or of one that never was.
     pub(crate) fn report(&self) -> CloseReport {
         match &self.state {
-            State::Closed(report) => report.clone(),
+            State::Closed(report) => CloseReport::clone(report),
             State::Created | State::Open(_) => CloseReport::default(),
         }
     }
@@ -118,16 +118,17 @@ pub(crate) fn own_loop(settings: &mut Builder) -> io::Result<Vehicle> {
     let single = || tokio::runtime::Builder::new_current_thread().enable_all().build();
     match &mut settings.factory.0 {
         Kind::Default => single().map(|runtime| Vehicle::LoopThread(Arc::new(runtime))),
-        Kind::CurrentThread => single().map(Vehicle::Caller),
+        Kind::CurrentThread => single().map(Box::new).map(Vehicle::Caller),
         Kind::MultiThread(workers) => tokio::runtime::Builder::new_multi_thread()
             .worker_threads(*workers)
             .thread_name(settings.name.as_deref().unwrap_or("runward-loop"))
             .enable_all()
             .build()
+            .map(Box::new)
             .map(Vehicle::Workers),
         Kind::Custom(make) => make().map(|runtime| match runtime.handle().runtime_flavor() {
-            RuntimeFlavor::CurrentThread => Vehicle::Caller(runtime),
-            _ => Vehicle::Workers(runtime),
+            RuntimeFlavor::CurrentThread => Vehicle::Caller(Box::new(runtime)),
+            _ => Vehicle::Workers(Box::new(runtime)),
         }),
         Kind::Shared(handle) => Ok(Vehicle::Shared(handle.clone())),
     }

@@ -22,7 +22,7 @@ type Handler = Arc<dyn Fn(&ExceptionContext) + Send + Sync>;
 pub(crate) struct Shared {
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) executor: Executor,
-    /// Fires when a task has ended.
+    /// Fires when a task or a piece of blocking work has ended.
     pub(crate) ended: Notify,
     debug: AtomicBool,
     slow_poll_ns: AtomicU64,
@@ -33,12 +33,35 @@ pub(crate) struct Shared {
 
 #[derive(Default)]
 struct Tasks {
-    alive: BTreeMap<u64, Arc<Cell>>,
+    /// Most Runners have one task at a time, and a map takes 200 bytes for its first.
+    first: Option<Arc<Cell>>,
+    others: Option<Box<BTreeMap<u64, Arc<Cell>>>>,
     closed: bool,
 }
 
+impl Tasks {
+    fn insert(&mut self, cell: Arc<Cell>) {
+        if self.first.is_none() && self.others.is_none() {
+            self.first = Some(cell);
+        } else {
+            self.others.get_or_insert_default().insert(cell.id, cell);
+        }
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Arc<Cell>> {
+        match &self.first {
+            Some(first) if first.id == id => self.first.take(),
+            Some(_) | None => self.others.as_mut()?.remove(&id),
+        }
+    }
+
+    fn alive(&self) -> impl Iterator<Item = &Arc<Cell>> {
+        self.first.iter().chain(self.others.iter().flat_map(|others| others.values()))
+    }
+}
+
 impl Shared {
-    pub(crate) fn new(runtime: tokio::runtime::Handle, debug: bool, max_blocking: usize) -> Arc<Self> {
+    pub(crate) fn new(runtime: tokio::runtime::Handle, debug: bool, max_blocking: u32) -> Arc<Self> {
         Arc::new(Shared {
             runtime,
             executor: Executor::new(max_blocking),
@@ -55,7 +78,7 @@ impl Shared {
     pub(crate) fn adopt(&self, cell: &Arc<Cell>) -> bool {
         let mut tasks = lock(&self.tasks);
         if !tasks.closed {
-            tasks.alive.insert(cell.id, cell.clone());
+            tasks.insert(cell.clone());
         }
         !tasks.closed
     }
@@ -94,7 +117,7 @@ impl Shared {
     }
 
     pub(crate) fn task_ended(&self, cell: &Arc<Cell>) {
-        let removed = lock(&self.tasks).alive.remove(&cell.id);
+        let removed = lock(&self.tasks).remove(cell.id);
         drop(removed);
         self.ended.notify_waiters();
         self.report_unseen_panic(cell);
@@ -103,11 +126,13 @@ impl Shared {
     /// The tasks that are alive, oldest first.
     pub(crate) fn alive(&self) -> Vec<Arc<Cell>> {
         // One that has just ended may not be off the list yet.
-        lock(&self.tasks).alive.values().filter(|cell| !cell.is_done()).cloned().collect()
+        let mut alive: Vec<_> = lock(&self.tasks).alive().filter(|cell| !cell.is_done()).cloned().collect();
+        alive.sort_unstable_by_key(|cell| cell.id);
+        alive
     }
 
     pub(crate) fn alive_count(&self) -> usize {
-        lock(&self.tasks).alive.len()
+        lock(&self.tasks).alive().count()
     }
 
     /// From here on nothing new is taken.
@@ -179,7 +204,7 @@ impl Shared {
     }
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

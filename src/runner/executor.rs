@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::Pin;
 use std::task::Poll;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use super::event_loop::Shared;
 use super::sync::{Arc, Mutex, lock};
@@ -16,40 +16,45 @@ use super::{Cancelled, Panic, TaskError, current};
 type Work = Box<dyn FnOnce() + Send>;
 
 pub(crate) struct Executor {
-    limit: usize,
+    limit: u32,
     state: Mutex<State>,
-    /// Fires when a piece of work has ended.
-    pub(crate) ended: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    next: u64,
-    threads: usize,
-    queue: VecDeque<Work>,
-    /// Queued and running work, by number.
-    names: BTreeMap<u64, Box<str>>,
+    /// Made with the first piece of work: most Runners have none.
+    given: Option<Box<Given>>,
     shut: bool,
 }
 
+#[derive(Default)]
+struct Given {
+    next: u64,
+    threads: u32,
+    queue: VecDeque<Work>,
+    /// Queued and running work, by number.
+    names: BTreeMap<u64, Box<str>>,
+}
+
 impl Executor {
-    pub(crate) fn new(limit: usize) -> Self {
-        Executor { limit: limit.max(1), state: Mutex::default(), ended: Notify::new() }
+    pub(crate) fn new(limit: u32) -> Self {
+        Executor { limit: limit.max(1), state: Mutex::default() }
     }
 
     pub(crate) fn len(&self) -> usize {
-        lock(&self.state).names.len()
+        lock(&self.state).given.as_ref().map_or(0, |given| given.names.len())
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
-        lock(&self.state).names.values().map(|name| name.to_string()).collect()
+        let state = lock(&self.state);
+        state.given.iter().flat_map(|given| given.names.values()).map(|name| name.to_string()).collect()
     }
 
     /// What is still queued will never run.
     pub(crate) fn shut(&self) {
         let mut state = lock(&self.state);
         state.shut = true;
-        let queue = std::mem::take(&mut state.queue);
+        let queue = state.given.as_mut().map(|given| std::mem::take(&mut given.queue));
         drop(state);
         drop(queue);
     }
@@ -63,12 +68,13 @@ impl Executor {
         let context = super::copy_context();
         let this = &event_loop.executor;
         let mut state = lock(&this.state);
-        let id = state.next;
         if state.shut {
-            return Blocking { id, event_loop: event_loop.clone(), result };
+            return Blocking { id: u64::MAX, event_loop: event_loop.clone(), result };
         }
-        state.next += 1;
-        state.names.insert(id, format!("blocking work of {source}").into());
+        let given = state.given.get_or_insert_default();
+        let id = given.next;
+        given.next += 1;
+        given.names.insert(id, format!("blocking work of {source}").into());
         let listed = Listed { id, event_loop: event_loop.clone() };
         let job: Work = Box::new(move || {
             let end = {
@@ -81,14 +87,14 @@ impl Executor {
             // Whoever awaited it may be gone.
             drop(sender.send(end));
         });
-        if state.threads < this.limit {
-            state.threads += 1;
+        if given.threads < this.limit {
+            given.threads += 1;
             drop(state);
             let event_loop = event_loop.clone();
             let runtime = event_loop.runtime.clone();
             drop(runtime.spawn_blocking(move || event_loop.executor.work(job)));
         } else {
-            state.queue.push_back(job);
+            given.queue.push_back(job);
         }
         Blocking { id, event_loop: event_loop.clone(), result }
     }
@@ -99,9 +105,10 @@ impl Executor {
         while let Some(work) = job {
             work();
             let mut state = lock(&self.state);
-            job = state.queue.pop_front();
+            let given = state.given.get_or_insert_default();
+            job = given.queue.pop_front();
             if job.is_none() {
-                state.threads -= 1;
+                given.threads -= 1;
             }
         }
     }
@@ -116,8 +123,10 @@ struct Listed {
 impl Drop for Listed {
     fn drop(&mut self) {
         let executor = &self.event_loop.executor;
-        lock(&executor.state).names.remove(&self.id);
-        executor.ended.notify_waiters();
+        if let Some(given) = &mut lock(&executor.state).given {
+            given.names.remove(&self.id);
+        }
+        self.event_loop.ended.notify_waiters();
     }
 }
 
@@ -151,9 +160,11 @@ impl<T> Blocking<T> {
     /// # }).unwrap().unwrap();
     /// ```
     pub fn with_name(self, name: &str) -> Self {
-        if let Some(known) = lock(&self.event_loop.executor.state).names.get_mut(&self.id) {
+        let mut state = lock(&self.event_loop.executor.state);
+        if let Some(known) = state.given.as_mut().and_then(|given| given.names.get_mut(&self.id)) {
             *known = name.into();
         }
+        drop(state);
         self
     }
 }

@@ -191,7 +191,7 @@ impl Runner {
         let end = match &opened.vehicle {
             Vehicle::Caller(_) => return self.run_here(main, future, verdict),
             Vehicle::LoopThread(runtime) => {
-                let _held = signals::hold(&self.core.settings.signals, &control);
+                let _held = signals::hold(self.core.settings.signals_taken(), &control);
                 let (sender, task) = oneshot::channel();
                 opened.event_loop.adopt(&main);
                 let (runtime, drive) = (runtime.clone(), Drive::new(main.clone(), future, verdict));
@@ -212,7 +212,7 @@ impl Runner {
                 loop_thread::wait(Waiting { task, control: control.clone() }, None).flatten()
             }
             Vehicle::Workers(_) | Vehicle::Shared(_) => {
-                let _held = signals::hold(&self.core.settings.signals, &control);
+                let _held = signals::hold(self.core.settings.signals_taken(), &control);
                 let task = opened.event_loop.spawn(main.clone(), future, verdict);
                 opened.block_on(Waiting { task, control: control.clone() })
             }
@@ -231,7 +231,7 @@ impl Runner {
     ) -> Result<F::Output, RunError> {
         let State::Open(opened) = &self.core.state else { return Err(RunError::Closed) };
         let end = {
-            let _held = signals::hold(&self.core.settings.signals, &self.core.control);
+            let _held = signals::hold(self.core.settings.signals_taken(), &self.core.control);
             opened.event_loop.adopt(&main);
             opened.block_on(Drive::new(main.clone(), future, verdict))
         };
@@ -277,8 +277,11 @@ impl Runner {
         let tasks_abandoned = opened.event_loop.alive().iter().map(|cell| cell.name()).collect();
         let executor_abandoned = opened.event_loop.executor.names();
         opened.end(false);
-        self.core.state =
-            State::Closed(CloseReport { tasks_abandoned, executor_abandoned, ..CloseReport::default() });
+        self.core.state = State::Closed(Box::new(CloseReport {
+            tasks_abandoned,
+            executor_abandoned,
+            ..CloseReport::default()
+        }));
     }
 
     /// The loop, made now if this is the first use.
@@ -342,7 +345,7 @@ impl Runner {
                 .spawn(move || opened.close(&control, limit));
             closing.ok().and_then(|thread| thread.join().ok()).unwrap_or_default()
         };
-        self.core.state = State::Closed(report.clone());
+        self.core.state = State::Closed(Box::new(report.clone()));
         report
     }
 }
@@ -366,7 +369,7 @@ impl Opened {
     /// Ends an own runtime; without waiting for its threads when some of them will not end.
     fn end(self, clean: bool) {
         let runtime = match self.vehicle {
-            Vehicle::Caller(runtime) | Vehicle::Workers(runtime) => Some(runtime),
+            Vehicle::Caller(runtime) | Vehicle::Workers(runtime) => Some(*runtime),
             // None: the abandoned thread still has it.
             Vehicle::LoopThread(runtime) => Arc::into_inner(runtime),
             Vehicle::Shared(_) => None,

@@ -2,9 +2,12 @@
 
 use std::fmt;
 use std::panic::Location;
-use std::pin::pin;
-use std::task::Poll;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
+
+use pin_project_lite::pin_project;
+use tokio::sync::futures::Notified;
 
 use super::cancel::{Region, Standing};
 use super::executor::Executor;
@@ -38,15 +41,12 @@ pub struct Scope {
 
 impl Scope {
     /// Runs `main` with the scope of the task it finds itself in.
-    pub(crate) async fn enter<F, Fut>(main: F) -> Fut::Output
+    pub(crate) fn enter<F, Fut>(main: F) -> Enter<F, Fut>
     where
         F: FnOnce(Scope) -> Fut,
         Fut: Future,
     {
-        let Some(cell) = super::current::task() else {
-            unreachable!("a scoped task is polled by its drive only")
-        };
-        main(Scope { region: cell.region.clone(), cell }).await
+        Enter::Start { main: Some(main) }
     }
 
     /// Awaits `future` unless the task is cancelled first; then `future` is dropped.
@@ -64,24 +64,16 @@ impl Scope {
     /// assert_eq!(scope.cancellable(async { 3 }).await?, 3);
     /// # Ok::<_, Cancelled>(()) }).unwrap().unwrap();
     /// ```
-    pub async fn cancellable<F: Future>(&self, future: F) -> Result<F::Output, Cancelled> {
-        let mut future = pin!(future);
-        let mut heard = pin!(self.cell.cancelled.notified());
-        let mut standing = Standing::default();
-        std::future::poll_fn(|cx| {
-            loop {
-                if let Some(cancelled) = self.region.deliver(&mut standing) {
-                    return Poll::Ready(Err(cancelled));
-                }
-                if heard.as_mut().poll(cx).is_pending() {
-                    break;
-                }
-                // It was another region's, or one that came between the two looks: listen again.
-                heard.set(self.cell.cancelled.notified());
-            }
-            future.as_mut().poll(cx).map(Ok)
-        })
-        .await
+    pub fn cancellable<F: Future>(
+        &self,
+        future: F,
+    ) -> impl Future<Output = Result<F::Output, Cancelled>> + use<'_, F> {
+        Cancellable {
+            scope: self,
+            future,
+            heard: self.cell.cancelled.notified(),
+            standing: Standing::default(),
+        }
     }
 
     /// Lets other tasks run, and gives a cancellation the chance to arrive: asyncio's `sleep(0)`.
@@ -247,6 +239,68 @@ impl Scope {
     /// ```
     pub fn event_loop(&self) -> EventLoop {
         EventLoop { shared: self.cell.event_loop.clone() }
+    }
+}
+
+// By hand, not as async functions: these would keep what they are given twice, before and after their first poll.
+pin_project! {
+    struct Cancellable<'a, F> {
+        scope: &'a Scope,
+        #[pin]
+        future: F,
+        #[pin]
+        heard: Notified<'a>,
+        standing: Standing,
+    }
+}
+
+impl<F: Future> Future for Cancellable<'_, F> {
+    type Output = Result<F::Output, Cancelled>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            if let Some(cancelled) = this.scope.region.deliver(this.standing) {
+                return Poll::Ready(Err(cancelled));
+            }
+            if this.heard.as_mut().poll(cx).is_pending() {
+                break;
+            }
+            // It was another region's, or one that came between the two looks: listen again.
+            this.heard.set(this.scope.cell.cancelled.notified());
+        }
+        this.future.poll(cx).map(Ok)
+    }
+}
+
+pin_project! {
+    /// The future of a scoped task.
+    #[project = EnterNow]
+    pub(crate) enum Enter<F, Fut> {
+        Start { main: Option<F> },
+        Body { #[pin] body: Fut },
+    }
+}
+
+impl<F, Fut> Future for Enter<F, Fut>
+where
+    F: FnOnce(Scope) -> Fut,
+    Fut: Future,
+{
+    type Output = Fut::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Fut::Output> {
+        if let EnterNow::Start { main } = self.as_mut().project() {
+            let (Some(cell), Some(main)) = (super::current::task(), main.take()) else {
+                unreachable!("a scoped task is polled by its drive only, and its body does not panic twice")
+            };
+            let body = main(Scope { region: cell.region.clone(), cell });
+            self.set(Enter::Body { body });
+        }
+        match self.project() {
+            EnterNow::Body { body } => body.poll(cx),
+            EnterNow::Start { .. } => unreachable!("its body has just been made"),
+        }
     }
 }
 

@@ -43,13 +43,13 @@ pub(crate) struct Cell {
 
 #[derive(Default)]
 struct Progress {
-    name: Option<Box<str>>,
+    name: Option<Arc<str>>,
     waker: Option<Waker>,
     drop_now: bool,
     polling: bool,
     end: Option<End>,
     polls: u64,
-    busy: Duration,
+    busy_ns: u64,
     slow_polls: u32,
 }
 
@@ -107,8 +107,8 @@ impl Cell {
         lock(&self.progress).name.as_deref().map_or_else(|| format!("Task-{}", self.id), str::to_owned)
     }
 
-    pub(crate) fn set_name(&self, name: &str) {
-        lock(&self.progress).name = Some(name.into());
+    pub(crate) fn set_name(&self, name: Arc<str>) {
+        lock(&self.progress).name = Some(name);
     }
 
     /// False when it was done already.
@@ -169,7 +169,7 @@ impl Cell {
     pub(crate) fn end_poll(&self, busy: Duration, slow: bool) {
         let mut progress = lock(&self.progress);
         progress.polling = false;
-        progress.busy += busy;
+        progress.busy_ns += super::event_loop::nanos(busy);
         progress.slow_polls += u32::from(slow);
     }
 
@@ -217,7 +217,7 @@ impl Cell {
             parent: self.parent,
             age: self.born.elapsed(),
             polls: progress.polls,
-            busy: progress.busy,
+            busy: Duration::from_nanos(progress.busy_ns),
             slow_polls: progress.slow_polls,
         }
     }
@@ -309,7 +309,7 @@ impl TaskHandle {
     /// # Ok::<_, Cancelled>(()) }).unwrap().unwrap();
     /// ```
     pub fn set_name(&self, name: &str) {
-        self.cell.set_name(name);
+        self.cell.set_name(name.into());
     }
 
     /// Whether it has ended, in whatever way.
@@ -419,7 +419,7 @@ impl<T> Task<T> {
     /// # Ok::<_, TaskError>(()) }).unwrap().unwrap();
     /// ```
     pub fn with_name(self, name: &str) -> Self {
-        self.set_name(name);
+        self.handle.set_name(name);
         self
     }
 
