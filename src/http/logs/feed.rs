@@ -190,7 +190,8 @@ impl Feed {
         let demand = Arc::new(Notify::new());
         let reader = LogReader::new(&source.dir, at);
         Arc::new_cyclic(|feed| {
-            let reading = read_on(Weak::clone(feed), source.clone(), reader, followed, Arc::clone(&demand), sender);
+            let reading =
+                read_on(Weak::clone(feed), source.clone(), reader, followed, Arc::clone(&demand), sender);
             let task = tokio::spawn(reading).abort_handle();
             let kept = Kept { pieces: VecDeque::new(), bytes: 0, end: at, failed: false };
             Self { source, shared, kept: Mutex::new(kept), demand, changes, task }

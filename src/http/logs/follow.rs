@@ -164,7 +164,9 @@ impl Output {
 
     /// What others have read already, where there is nothing to do but to wait for more.
     fn shared(&mut self, next: &Next) -> Option<Taken> {
-        let (Next::Wait, Some(follow), Some(reading)) = (next, &self.follow, &mut self.reading) else { return None };
+        let (Next::Wait, Some(follow), Some(reading)) = (next, &self.follow, &mut self.reading) else {
+            return None;
+        };
         let Watching::Feed(follower) = &follow.watching else { return None };
         let taken = follower.take(reading.at);
         if let Taken::Piece(piece) = &taken {
