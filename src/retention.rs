@@ -111,6 +111,9 @@ impl Keeping {
             let oldest = self.readers.oldest_closed(AT_ONCE).await;
             let oldest = oldest.map_err(|error| Refused::Other(error.to_string()))?;
             let expired = expired(retention, &oldest, &mut left, Timestamp::now());
+            if expired.is_empty() {
+                return Ok(oldest.first().map(|closed| closed.at));
+            }
             let logs = self.logs.clone();
             let count = expired.len();
             let removed = tokio::task::spawn_blocking(move || remove_logs(&logs, expired)).await;

@@ -16,7 +16,7 @@ use std::{
 use axum::body::Bytes;
 use tokio::{
     sync::{Notify, watch},
-    task::{AbortHandle, JoinSet},
+    task::JoinSet,
     time::sleep,
 };
 
@@ -28,8 +28,11 @@ use super::{
 };
 use crate::process::log::{Item, LogReader, Stream};
 
-/// What is read at once: a few writes of a pipe, and all the memory that a dead follower holds.
+/// What a feed reads at once, and at least one frame: a few writes of a pipe.
 const CHUNK: usize = 128 << 10;
+
+/// What a follower reads at once by itself, and at least one frame: all the memory that a dead one holds.
+pub(super) const OWN_CHUNK: usize = CHUNK / 2;
 
 /// What a feed keeps of the pieces that it has handed out, in bytes: for those who are not the fastest. At least one
 /// piece is kept.
@@ -75,7 +78,8 @@ struct Feed {
     /// Somebody has taken all there is.
     demand: Arc<Notify>,
     changes: watch::Receiver<()>,
-    task: AbortHandle,
+    /// What reads; it ends with this.
+    _reading: JoinSet<()>,
 }
 
 /// What was read last.
@@ -118,18 +122,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Source {
-    /// A piece of what is there up to `end`, empty if nothing of it was asked for; `None` at the end. Of the first that
-    /// was asked for `skip` bytes are left out. Blocking.
+    /// A piece of what is there up to `end`, empty if nothing of it was asked for; `None` at the end. It ends with the
+    /// frame that has its `most` bytes full. Of the first that was asked for `skip` bytes are left out. Blocking.
     pub(super) fn piece(
         &self,
         reader: &mut LogReader,
         end: u64,
+        most: usize,
         skip: &mut usize,
     ) -> io::Result<Option<Bytes>> {
         let mut piece = Vec::new();
         let mut read = 0;
         let mut any = false;
-        while read < CHUNK && reader.offset() < end {
+        while read < most && reader.offset() < end {
             let Some(item) = reader.next_item()? else { break };
             any = true;
             if let Item::Frame(frame) = &item {
@@ -192,9 +197,10 @@ impl Feed {
         Arc::new_cyclic(|feed| {
             let reading =
                 read_on(Weak::clone(feed), source.clone(), reader, followed, Arc::clone(&demand), sender);
-            let task = tokio::spawn(reading).abort_handle();
+            let mut tasks = JoinSet::new();
+            tasks.spawn(reading);
             let kept = Kept { pieces: VecDeque::new(), bytes: 0, end: at, failed: false };
-            Self { source, shared, kept: Mutex::new(kept), demand, changes, task }
+            Self { source, shared, kept: Mutex::new(kept), demand, changes, _reading: tasks }
         })
     }
 
@@ -214,7 +220,6 @@ impl Feed {
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        self.task.abort();
         let mut feeds = lock(&self.shared.feeds);
         // Somebody may have begun another one since.
         if feeds.get(&self.source).is_some_and(|feed| feed.strong_count() == 0) {
@@ -238,7 +243,7 @@ async fn read_on(
         let piece = loop {
             let form = Arc::clone(&source);
             let read = blocking(move || {
-                let piece = form.piece(&mut reader, u64::MAX, &mut 0);
+                let piece = form.piece(&mut reader, u64::MAX, CHUNK, &mut 0);
                 Ok((reader, piece))
             });
             let piece;

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::{
     Wanted, blocking,
-    feed::{Feeds, Follower, Source, Taken},
+    feed::{Feeds, Follower, OWN_CHUNK, Source, Taken},
     format::Format,
     watch::Followed,
 };
@@ -219,7 +219,7 @@ impl Reading {
     fn piece(&mut self, end: u64) -> io::Result<Option<Bytes>> {
         let Self { source, at, reader, skip } = self;
         let reader = reader.get_or_insert_with(|| LogReader::new(&source.dir, *at));
-        let piece = source.piece(reader, end, skip)?;
+        let piece = source.piece(reader, end, OWN_CHUNK, skip)?;
         *at = reader.offset();
         Ok(piece)
     }

@@ -181,10 +181,14 @@ async fn no_body(
     }
 }
 
+/// The size of most answers, in bytes: a record.
+const RECORD: usize = 2048;
+
 /// An answer in JSON.
 fn json(status: StatusCode, value: &impl Serialize) -> Response {
-    match serde_json::to_vec(value) {
-        Ok(mut body) => {
+    let mut body = Vec::with_capacity(RECORD);
+    match serde_json::to_writer(&mut body, value) {
+        Ok(()) => {
             // For people at a terminal.
             body.push(b'\n');
             (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
