@@ -225,9 +225,14 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
     let boot_id = boot_id().map_err(system("the boot id"))?;
     let mut metrics = Metrics::default();
     let recovered = recover(&state, &settings, &tier, &boot_id, &metrics, flags.forget_secrets)?;
-    // After the store: a token without a store tells that there was one.
-    let token = http::token::load_or_create(state.path())?;
-    let vault = Arc::new(Vault::open(state.path(), credentials())?);
+    // After the store: a token without a store tells that there was one. Each is synced to disk; both together take
+    // hardly longer than one.
+    let (token, vault) = thread::scope(|scope| {
+        let vault = scope.spawn(|| Vault::open(state.path(), credentials()));
+        let token = http::token::load_or_create(state.path());
+        (token, vault.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let (token, vault) = (token?, Arc::new(vault?));
     let listeners = if sockets.is_empty() { bind(&settings, &state)? } else { take(sockets)? };
 
     let (urgent_sender, urgent) = mpsc::channel(URGENT);

@@ -21,8 +21,9 @@ const OF_A_REQUEST: usize = 2;
 /// What a client's connection takes: the connection, and what it reads, a log it may be.
 const OF_A_CONNECTION: usize = 2;
 
-/// Clients' connections at once, however many descriptors there are.
-const MAX_CONNECTIONS: usize = 512;
+/// Clients' connections at once, however many descriptors there are. A quarter of them may hold an answer open on each
+/// transport: a thousand followers, and others beside them.
+const MAX_CONNECTIONS: usize = 4096;
 
 /// How many of each there may be at once. At least two clients and one of the others, even where the descriptors are
 /// too few for that.

@@ -13,8 +13,11 @@ use crate::{
     supervisor::{Refusal, Supervisor},
 };
 
-/// How often it is looked whether something is too old.
+/// How often it is looked at the most whether something is too old, and tried again what failed.
 const INTERVAL: Duration = Duration::from_secs(600);
+
+/// How often it is looked at the least: the clock may have been set, or have stood still.
+const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// So many that have closed since are looked at without waiting for that; or a tenth of what is kept, if that is less.
 const MANY: u64 = 1000;
@@ -68,8 +71,8 @@ impl Keeping {
                     "forgot what had closed first, as `retention` in the settings says"
                 );
             }
-            match pass {
-                Ok(()) => {}
+            match &pass {
+                Ok(_) => {}
                 Err(Refused::Ended) => return,
                 Err(Refused::Other(error)) => {
                     tracing::warn!(
@@ -78,28 +81,45 @@ impl Keeping {
                     );
                 }
             }
+            let wait = wait(&pass, max_age, Timestamp::now());
+            // With nothing to wait for, the first that closes is.
+            let many = if wait.is_none() && max_age.is_some() { 1 } else { many };
             let is_due = |tally: &Tally| {
                 tally.closed - seen.closed >= many || tally.log_bytes - seen.log_bytes >= much
             };
+            let due = async {
+                match wait {
+                    Some(wait) => timeout(wait, tally.wait_for(is_due)).await.is_ok_and(|due| due.is_err()),
+                    None => tally.wait_for(is_due).await.is_err(),
+                }
+            };
             tokio::select! {
-                due = timeout(INTERVAL, tally.wait_for(is_due)) => if let Ok(Err(_)) = due { return },
+                ended = due => if ended { return },
                 changed = decided.changed() => if changed.is_err() { return },
             }
         }
     }
 
-    async fn pass(&self, retention: Retention, forgotten: &mut Forgotten) -> Result<(), Refused> {
+    /// Gives the time when the oldest that is left closed.
+    async fn pass(
+        &self,
+        retention: Retention,
+        forgotten: &mut Forgotten,
+    ) -> Result<Option<Timestamp>, Refused> {
         let mut left = self.readers.totals().await.map_err(|error| Refused::Other(error.to_string()))?;
         loop {
             let oldest = self.readers.oldest_closed(AT_ONCE).await;
             let oldest = oldest.map_err(|error| Refused::Other(error.to_string()))?;
             let expired = expired(retention, &oldest, &mut left, Timestamp::now());
+            if expired.is_empty() {
+                return Ok(oldest.first().map(|closed| closed.at));
+            }
             let logs = self.logs.clone();
             let count = expired.len();
             let removed = tokio::task::spawn_blocking(move || remove_logs(&logs, expired)).await;
             let removed = removed.map_err(|error| Refused::Other(error.to_string()))?;
             if removed.is_empty() {
-                return Ok(());
+                return Ok(oldest.first().map(|closed| closed.at));
             }
             let ids: Vec<RunnerId> = removed.iter().map(|closed| closed.id).collect();
             self.supervisor.purge(ids).await.map_err(|refusal| match refusal {
@@ -109,7 +129,7 @@ impl Keeping {
             forgotten.runners += removed.len() as u64;
             forgotten.log_bytes += removed.iter().map(|closed| closed.log_bytes).sum::<u64>();
             if count < AT_ONCE {
-                return Ok(());
+                return Ok(oldest.get(count).map(|closed| closed.at));
             }
         }
     }
@@ -121,6 +141,22 @@ enum Refused {
     Ended,
     /// Something that may pass.
     Other(String),
+}
+
+/// How long until something may be too old; `None`: there is nothing that grows old.
+fn wait(
+    pass: &Result<Option<Timestamp>, Refused>,
+    max_age: Option<Duration>,
+    now: Timestamp,
+) -> Option<Duration> {
+    match (pass, max_age) {
+        (Err(_), _) => Some(INTERVAL),
+        (Ok(_), None) | (Ok(None), Some(_)) => None,
+        (Ok(Some(oldest)), Some(max_age)) => {
+            let age = Duration::try_from(now.duration_since(*oldest)).unwrap_or_default();
+            Some(max_age.saturating_sub(age).clamp(INTERVAL, LONGEST))
+        }
+    }
 }
 
 /// Of the oldest the first ones that are too old or too much. `left` is what there is without them.
@@ -180,6 +216,21 @@ mod tests {
         let mut left = Totals { records: closed.len() as u64, log_bytes };
         let expired = expired(retention, &closed, &mut left, now);
         (expired.len(), left)
+    }
+
+    #[test]
+    fn nobody_looks_before_something_can_be_too_old() {
+        let now = Timestamp::from_second(1_000_000_000).expect("a time");
+        let month = Some(DAY * 30);
+        assert_eq!(wait(&Ok(None), month, now), None);
+        assert_eq!(wait(&Ok(Some(now)), None, now), None);
+        assert_eq!(wait(&Ok(Some(now - DAY)), month, now), Some(LONGEST));
+        let soon = DAY * 30 - Duration::from_secs(3600);
+        assert_eq!(wait(&Ok(Some(now - soon)), month, now), Some(Duration::from_secs(3600)));
+        // Also where its output could not be removed, and after a clock that was set back.
+        assert_eq!(wait(&Ok(Some(now - DAY * 40)), month, now), Some(INTERVAL));
+        assert_eq!(wait(&Ok(Some(now + DAY)), month, now), Some(LONGEST));
+        assert_eq!(wait(&Err(Refused::Other("no room".into())), month, now), Some(INTERVAL));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{fmt, net::SocketAddr, sync::Arc};
 
 use axum::{
-    extract::{MatchedPath, Request, State},
+    extract::{MatchedPath, Request},
     http::{HeaderMap, Method, Uri, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -128,8 +128,8 @@ impl Peer {
     }
 }
 
-/// The layer around all routes, also around those that are not there.
-pub(super) async fn guard(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+/// Lets a request pass to its route, also to one that is not there, or refuses it.
+pub(super) async fn guard(shared: &Shared, request: Request, next: Next) -> Response {
     match check(&shared.api.access, &shared.config().hosts, &request) {
         Ok(()) => next.run(request).await,
         Err(problem) => {

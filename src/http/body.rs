@@ -8,6 +8,7 @@ use axum::{
 };
 use bytes::BytesMut;
 use http_body_util::BodyExt;
+use hyper::body::Body as _;
 use tokio::time;
 
 use super::{
@@ -114,6 +115,10 @@ async fn collect(mut body: Body, max: usize) -> Result<Option<Bytes>, axum::Erro
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
         length += data.len();
+        if length <= max && whole.is_empty() && body.is_end_stream() {
+            // It came in one piece, as most do.
+            return Ok(Some(data));
+        }
         if length <= max {
             whole.extend_from_slice(&data);
         } else if length > max.saturating_add(DISCARD) {

@@ -46,6 +46,10 @@ impl Fields {
 
     /// Any value.
     pub(super) fn value(&mut self, name: &str) -> Option<Value> {
+        // Most of what is known is not given.
+        if self.map.is_empty() {
+            return None;
+        }
         self.map.remove(name).filter(|value| !value.is_null())
     }
 

@@ -9,7 +9,10 @@ use axum::{
     response::Response,
 };
 
-use super::{Shared, access::ROUTES};
+use super::{
+    Shared,
+    access::{self, ROUTES},
+};
 use crate::metrics::{Counter, Histogram, Text, Type};
 
 /// Seconds. A client may ask to wait for up to a minute.
@@ -74,12 +77,12 @@ impl Requests {
     }
 }
 
-/// The outermost layer.
+/// The one layer around all routes: counts what [`access::guard`] and the route make of a request.
 pub(super) async fn measure(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
     let path = request.extensions().get::<MatchedPath>().cloned();
-    let response = next.run(request).await;
+    let response = access::guard(&shared, request, next).await;
     let route = shared.requests.of(&method, path.as_ref());
     route.answered[class(response.status())].inc();
     route.took.observe(started.elapsed());

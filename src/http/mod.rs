@@ -70,7 +70,7 @@ struct Shared(Arc<Parts>);
 struct Parts {
     api: Api,
     /// `None` where the system gave no inotify instance: then nothing can be followed.
-    watcher: Option<logs::Watcher>,
+    feeds: Option<logs::Feeds>,
     /// Held while a queue is changed: a change of a part reads the rest first.
     queue_changes: tokio::sync::Mutex<()>,
     /// Becomes true when the control plane stops: answers that are held open end.

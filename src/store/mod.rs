@@ -6,6 +6,7 @@
 //! of it would drop SQLite's locks.
 
 mod archive;
+mod create;
 mod kept;
 mod list;
 mod log;
@@ -102,6 +103,9 @@ pub enum OpenError {
 pub fn open(path: &Path, was_used: bool) -> Result<Log, OpenError> {
     if rusqlite::version_number() < OLDEST_SQLITE {
         return Err(OpenError::OldSqlite(rusqlite::version()));
+    }
+    if !was_used {
+        create::if_missing(path);
     }
     make_private(path)?;
     let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;

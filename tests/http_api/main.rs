@@ -8,6 +8,7 @@ mod client;
 mod context;
 mod events;
 mod explain;
+mod following;
 mod garbage;
 mod logs;
 mod many;

@@ -305,8 +305,16 @@ impl Rig {
         (run, attempt): (u32, u32),
         frames: &[(u8, &[u8])],
     ) {
-        let dir = self.supervisor.log_dir(id, run, attempt);
-        let path = dir.join(format!("output.{:020}", 0));
+        self.write_to(&self.supervisor.log_dir(id, run, attempt), 0, frames);
+    }
+
+    /// Writes output of the first attempt to the file that begins at this place of its log.
+    pub(crate) fn write_segment(&self, id: RunnerId, start: u64, frames: &[(u8, &[u8])]) {
+        self.write_to(&self.supervisor.log_dir(id, 1, 1), start, frames);
+    }
+
+    fn write_to(&self, dir: &Path, start: u64, frames: &[(u8, &[u8])]) {
+        let path = dir.join(format!("output.{start:020}"));
         let mut file = fs::OpenOptions::new().create(true).append(true).open(path).expect("opened");
         for (stream, bytes) in frames {
             let mut frame = Vec::with_capacity(16 + bytes.len());

@@ -1,31 +1,25 @@
 //! One answer with output: reads a bounded piece when its client has taken the one before.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{io, sync::Arc};
 
 use axum::body::Bytes;
 use tokio::sync::watch;
 
 use super::{
     Wanted, blocking,
+    feed::{Feeds, Follower, OWN_CHUNK, Source, Taken},
     format::Format,
-    watch::{Followed, Watcher},
+    watch::Followed,
 };
 use crate::{
     http::serve::Held,
     job::{AttemptState, Record, RunnerId, State},
-    process::log::{Item, LogReader, Stream, TailStart},
+    process::log::{LogReader, Stream, TailStart},
     supervisor::{Subscription, Supervisor},
 };
 
-/// What is read at once: a few writes of a pipe, and all the memory that a dead follower holds.
-const CHUNK: usize = 128 << 10;
-
 /// Which attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Position {
     pub(super) run: u32,
     pub(super) attempt: u32,
@@ -33,7 +27,7 @@ pub(super) struct Position {
 
 /// What is needed to go on at the end of a log.
 pub(super) struct Follow {
-    pub(super) watcher: Watcher,
+    pub(super) feeds: Feeds,
     pub(super) changes: Subscription,
     pub(super) closing: watch::Receiver<bool>,
     /// The latest that is known.
@@ -47,10 +41,10 @@ pub(super) struct Follow {
 
 /// What tells that something was written.
 pub(super) enum Watching {
-    /// Nothing yet. The log is read to its end once more when there is a watch, so nothing is missed.
+    /// Nothing yet.
     No,
-    /// A watch.
-    Directory(Followed),
+    /// What all who follow this log share. It reads to the end once more when it watches, so nothing is missed.
+    Feed(Follower),
     /// Something above it: an in-process job makes the directory with its first line.
     Above(Followed),
     /// There is nothing to watch.
@@ -73,9 +67,11 @@ pub(super) struct Output {
 
 /// The log that is being read.
 struct Reading {
-    position: Position,
-    dir: PathBuf,
-    reader: LogReader,
+    source: Source,
+    /// Up to where.
+    at: u64,
+    /// As long as it is read by this follower itself.
+    reader: Option<LogReader>,
     /// Bytes of the first piece to leave out.
     skip: usize,
 }
@@ -83,7 +79,7 @@ struct Reading {
 /// What to do at the end of a log.
 enum Next {
     Wait,
-    ReadAgain,
+    Watch,
     Attempt(Position),
     End,
 }
@@ -109,8 +105,8 @@ impl Output {
 
     fn open(&mut self, position: Position, begin: TailStart) {
         let dir = self.supervisor.log_dir(self.id, position.run, position.attempt);
-        let reader = LogReader::new(&dir, begin.offset);
-        self.reading = Some(Reading { position, dir, reader, skip: begin.skip });
+        let source = Source { dir, position, stream: self.stream, format: self.format };
+        self.reading = Some(Reading { source, at: begin.offset, reader: None, skip: begin.skip });
     }
 
     /// The next piece; `None` at the end.
@@ -133,34 +129,59 @@ impl Output {
     async fn step(&mut self) -> io::Result<Option<Bytes>> {
         // What is known before the log is read to its end: what ended before has written all it had.
         let next = self.follow.as_ref().map_or(Next::End, |follow| follow.next(self.reading.as_ref()));
-        if let Some(piece) = self.read().await? {
-            return Ok(Some(piece));
+        match self.shared(&next) {
+            Some(Taken::Piece(piece)) => return Ok(Some(piece.bytes)),
+            Some(Taken::Nothing) => {}
+            Some(Taken::Missed(to)) => {
+                if let Some(piece) = self.read(to).await? {
+                    if let Some(Follow { watching: Watching::Feed(follower), .. }) = &self.follow {
+                        follower.pause(piece.len()).await;
+                    }
+                    return Ok(Some(piece));
+                }
+            }
+            None => {
+                let end = if self.follow.is_some() { u64::MAX } else { self.end };
+                if let Some(piece) = self.read(end).await? {
+                    return Ok(Some(piece));
+                }
+            }
         }
         match next {
             Next::End => return Ok(None),
             Next::Attempt(position) => self.open(position, TailStart { offset: 0, skip: 0 }),
-            Next::ReadAgain => {}
+            Next::Watch => {}
             Next::Wait => {
                 let Some(follow) = &mut self.follow else { return Ok(None) };
-                if !follow.wait().await {
-                    return Ok(None);
-                }
-                return Ok(Some(Bytes::new()));
+                return Ok(follow.wait().await.then(Bytes::new));
             }
         }
-        if let (Some(follow), Some(reading)) = (&mut self.follow, &self.reading) {
-            follow.watching = watching(&follow.watcher, &reading.dir)?;
+        if let (Some(follow), Some(reading)) = (&mut self.follow, &mut self.reading) {
+            follow.watching = watching(&follow.feeds, reading)?;
         }
         Ok(Some(Bytes::new()))
     }
 
-    /// What is there; `None` at the end.
-    async fn read(&mut self) -> io::Result<Option<Bytes>> {
+    /// What others have read already, where there is nothing to do but to wait for more.
+    fn shared(&mut self, next: &Next) -> Option<Taken> {
+        let (Next::Wait, Some(follow), Some(reading)) = (next, &self.follow, &mut self.reading) else {
+            return None;
+        };
+        let Watching::Feed(follower) = &follow.watching else { return None };
+        let taken = follower.take(reading.at);
+        if let Taken::Piece(piece) = &taken {
+            reading.at = piece.to;
+            // It would go on from where it stands.
+            reading.reader = None;
+        }
+        Some(taken)
+    }
+
+    /// What is there up to `end`; `None` where that is nothing.
+    async fn read(&mut self, end: u64) -> io::Result<Option<Bytes>> {
         let Some(mut reading) = self.reading.take() else { return Ok(None) };
-        let end = if self.follow.is_some() { u64::MAX } else { self.end };
-        let (stream, format) = (self.stream, self.format);
         let (reading, piece) = blocking(move || {
-            let piece = reading.piece(end, stream, format)?;
+            let piece = reading.piece(end)?;
             Ok((reading, piece))
         })
         .await?;
@@ -169,43 +190,38 @@ impl Output {
     }
 }
 
-/// Watches a directory, or what of the path to it is there.
-fn watching(watcher: &Watcher, dir: &Path) -> io::Result<Watching> {
+/// Watches a log, or what of the path to it is there.
+fn watching(feeds: &Feeds, reading: &mut Reading) -> io::Result<Watching> {
+    let Reading { source, at, reader, skip: _ } = reading;
+    // Whatever was asked for: a feed is for all.
+    let end = reader.as_ref().map_or(0, LogReader::end);
+    let dir = &source.dir;
     let Some((runner, root)) = dir.parent().and_then(|runner| Some((runner, runner.parent()?))) else {
         return Ok(Watching::NoDirectory);
     };
     let mut above = None;
     // What is made meanwhile is found by the next look, with the one above watched already.
-    for place in [dir, root, runner, dir] {
-        match watcher.follow(place)? {
-            Some(followed) if place == dir => return Ok(Watching::Directory(followed)),
-            Some(followed) => above = Some(followed),
-            None => {}
-        }
+    for place in [None, Some(root), Some(runner), None] {
+        let Some(place) = place else {
+            if let Some(follower) = feeds.follow(source, end)? {
+                *at = end.max(*at);
+                return Ok(Watching::Feed(follower));
+            }
+            continue;
+        };
+        above = feeds.watch(place)?.or(above);
     }
     Ok(above.map_or(Watching::NoDirectory, Watching::Above))
 }
 
 impl Reading {
-    /// A piece of what is there up to `end`, empty if nothing of it was asked for; `None` at the end. Blocking.
-    fn piece(&mut self, end: u64, stream: Option<Stream>, format: Format) -> io::Result<Option<Bytes>> {
-        let mut piece = Vec::new();
-        let mut read = 0;
-        let mut any = false;
-        while read < CHUNK && self.reader.offset() < end {
-            let Some(item) = self.reader.next_item()? else { break };
-            any = true;
-            if let Item::Frame(frame) = &item {
-                read += frame.bytes.len();
-                if stream.is_some_and(|stream| stream != frame.stream) {
-                    continue;
-                }
-            }
-            format.write(&mut piece, self.position, &item, std::mem::take(&mut self.skip));
-        }
-        // It may be held for long by a client that takes nothing.
-        piece.shrink_to_fit();
-        Ok(any.then(|| piece.into()))
+    /// A piece of what is there up to `end`; `None` where that is nothing. Blocking.
+    fn piece(&mut self, end: u64) -> io::Result<Option<Bytes>> {
+        let Self { source, at, reader, skip } = self;
+        let reader = reader.get_or_insert_with(|| LogReader::new(&source.dir, *at));
+        let piece = source.piece(reader, end, OWN_CHUNK, skip)?;
+        *at = reader.offset();
+        Ok(piece)
     }
 }
 
@@ -230,7 +246,7 @@ impl Follow {
                 None => Next::Wait,
             };
         };
-        let current = reading.position;
+        let current = reading.source.position;
         let mut ended = closed;
         let mut later = None;
         for (position, state) in positions {
@@ -246,8 +262,8 @@ impl Follow {
             // Between two attempts nothing is written, so nothing is armed.
             None if ended => Next::Wait,
             None => match self.watching {
-                Watching::No => Next::ReadAgain,
-                Watching::Directory(_) | Watching::Above(_) | Watching::NoDirectory => Next::Wait,
+                Watching::No => Next::Watch,
+                Watching::Feed(_) | Watching::Above(_) | Watching::NoDirectory => Next::Wait,
             },
         }
     }
@@ -256,7 +272,8 @@ impl Follow {
     async fn wait(&mut self) -> bool {
         let written = async {
             match &mut self.watching {
-                Watching::Directory(followed) | Watching::Above(followed) => followed.written().await,
+                Watching::Feed(follower) => follower.more().await,
+                Watching::Above(followed) => followed.written().await,
                 Watching::No | Watching::NoDirectory => std::future::pending().await,
             }
         };
@@ -268,7 +285,7 @@ impl Follow {
         match self.watching {
             // It may be there by now.
             Watching::Above(_) | Watching::NoDirectory => self.watching = Watching::No,
-            Watching::No | Watching::Directory(_) => {}
+            Watching::No | Watching::Feed(_) => {}
         }
         true
     }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// How output is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Format {
     /// The bytes as they came.
     Raw,

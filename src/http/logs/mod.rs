@@ -1,9 +1,10 @@
 //! The output of jobs, read from their logs and followed as it comes.
 //!
-//! `follow` reads as fast as its client takes it, and at the end waits for `watch` or for the Runner's next change;
-//! `format` writes what was read. Nothing here is on the way of a job's output: a client that is slow or gone costs a
-//! descriptor and what it has not taken of one read.
+//! `follow` reads as fast as its client takes it; at the end it takes what `feed` reads for all who follow that log, or
+//! waits for the Runner's next change. `watch` tells when there is more; `format` writes what was read. Nothing here is on
+//! the way of a job's output: a client that is slow or gone costs a descriptor and what it has not taken of one read.
 
+mod feed;
 mod follow;
 mod format;
 mod watch;
@@ -16,9 +17,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
+use tokio::sync::Semaphore;
 
+pub(super) use feed::Feeds;
 pub(super) use format::Format;
-pub(super) use watch::Watcher;
 
 use super::{
     Shared,
@@ -91,10 +93,10 @@ pub(super) async fn answer(shared: &Shared, wanted: Wanted, held: Option<Held>) 
             blocking(move || bounds(&dir, start, stream)).await.map_err(unreadable)?
         }
     };
-    let follow = match (wanted.follow, &shared.watcher) {
+    let follow = match (wanted.follow, &shared.feeds) {
         (false, _) => None,
-        (true, Some(watcher)) => Some(Follow {
-            watcher: watcher.clone(),
+        (true, Some(feeds)) => Some(Follow {
+            feeds: feeds.clone(),
             changes,
             closing: shared.closing.clone(),
             record: record.into(),
@@ -172,7 +174,11 @@ fn unreadable(error: io::Error) -> Problem {
     Problem::new(Kind::LogUnreadable, detail)
 }
 
+/// Logs that are read at the same time: all who follow one may come at once, and each would take a thread.
+static READERS: Semaphore = Semaphore::const_new(8);
+
 /// Reads files where waiting for a disk holds nobody up.
 async fn blocking<T: Send + 'static>(read: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    let _turn = READERS.acquire().await.map_err(io::Error::other)?;
     tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
 }

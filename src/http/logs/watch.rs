@@ -19,7 +19,7 @@ const EVENTS: usize = 4096;
 
 /// Watches directories.
 #[derive(Clone)]
-pub(in crate::http) struct Watcher(Arc<Shared>);
+pub(super) struct Watcher(Arc<Shared>);
 
 struct Shared {
     watches: Mutex<Watches>,
@@ -42,7 +42,7 @@ impl Watcher {
     ///
     /// # Errors
     /// The system has no inotify instance left.
-    pub(in crate::http) fn start(tasks: &mut JoinSet<()>) -> io::Result<Self> {
+    pub(super) fn start(tasks: &mut JoinSet<()>) -> io::Result<Self> {
         let inotify = Inotify::init()?;
         let shared = Arc::new(Shared { watches: Mutex::new(inotify.watches()), followed: Mutex::default() });
         let events = inotify.into_event_stream([0; EVENTS])?;

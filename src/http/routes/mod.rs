@@ -1,4 +1,4 @@
-//! The routes. Each is registered with its description, so that the two can't differ.
+//! The routes, in one list: what serves them and what describes them is made from it.
 
 mod about;
 mod batch;
@@ -25,9 +25,10 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri, header, request::Parts as Head},
     middleware,
     response::{IntoResponse, Response},
+    routing::on,
 };
 use serde::Serialize;
-use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_axum::{PathItemExt, router::OpenApiRouter, routes};
 
 use super::{
     Shared, access, body, json as strict, measure, nearest,
@@ -36,40 +37,61 @@ use super::{
 };
 use crate::job::RunnerId;
 
-/// All routes with their descriptions.
-pub(super) fn described() -> OpenApiRouter<Shared> {
-    OpenApiRouter::new()
-        .routes(routes!(submit::submit, runners::list))
-        .routes(routes!(runners::get, runners::close))
-        .routes(routes!(runners::cancel))
-        .routes(routes!(release::release))
-        .routes(routes!(runs::add))
-        .routes(routes!(explain::explain))
-        .routes(routes!(batch::submit))
-        .routes(routes!(cancel_many::cancel))
-        .routes(routes!(queues::list))
-        .routes(routes!(queues::get, queues::set, queues::reset))
-        .routes(routes!(get_loop::get_loop))
-        .routes(routes!(logs::logs))
-        .routes(routes!(events::of_runner))
-        .routes(routes!(events::all))
-        .routes(routes!(context::list))
-        .routes(routes!(context::get, context::set, context::unset))
-        .routes(routes!(about::info))
-        .routes(routes!(reload::reload))
-        .routes(routes!(metrics::metrics))
-        .routes(routes!(about::livez))
-        .routes(routes!(about::readyz))
-        .routes(routes!(about::document))
+/// The one list of routes, each line one path. It becomes what serves them and what describes them, so that the two can't
+/// differ. The descriptions take more time and memory than all else at a start, so they are made when they are asked for.
+macro_rules! all_routes {
+    ($($($module:ident::$handler:ident),+;)+) => {
+        /// All routes with their descriptions.
+        pub(super) fn described() -> OpenApiRouter<Shared> {
+            OpenApiRouter::new()$(.routes(routes!($($module::$handler),+)))+
+        }
+
+        fn served() -> Router<Shared> {
+            use utoipa::Path as _;
+            let router = Router::new();
+            utoipa_axum::paste! {
+                $($(
+                    let router = $module::[<__path_ $handler>]::methods().iter().fold(router, |router, method| {
+                        let path = $module::[<__path_ $handler>]::path();
+                        router.route(&path, on(method.to_method_filter(), $module::$handler))
+                    });
+                )+)+
+            }
+            router
+        }
+    };
+}
+
+all_routes! {
+    submit::submit, runners::list;
+    runners::get, runners::close;
+    runners::cancel;
+    release::release;
+    runs::add;
+    explain::explain;
+    batch::submit;
+    cancel_many::cancel;
+    queues::list;
+    queues::get, queues::set, queues::reset;
+    get_loop::get_loop;
+    logs::logs;
+    events::of_runner;
+    events::all;
+    context::list;
+    context::get, context::set, context::unset;
+    about::info;
+    reload::reload;
+    metrics::metrics;
+    about::livez;
+    about::readyz;
+    about::document;
 }
 
 /// The router that serves them.
 pub(super) fn router(shared: Shared) -> Router {
-    let (router, _) = described().split_for_parts();
-    router
+    served()
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
-        .layer(middleware::from_fn_with_state(shared.clone(), access::guard))
         .layer(middleware::from_fn_with_state(shared.clone(), measure::measure))
         .with_state(shared)
 }
@@ -159,10 +181,14 @@ async fn no_body(
     }
 }
 
+/// The size of most answers, in bytes: a record.
+const RECORD: usize = 2048;
+
 /// An answer in JSON.
 fn json(status: StatusCode, value: &impl Serialize) -> Response {
-    match serde_json::to_vec(value) {
-        Ok(mut body) => {
+    let mut body = Vec::with_capacity(RECORD);
+    match serde_json::to_writer(&mut body, value) {
+        Ok(()) => {
             // For people at a terminal.
             body.push(b'\n');
             (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()

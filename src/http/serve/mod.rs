@@ -32,7 +32,7 @@ use tower::ServiceExt;
 pub use listener::Listener;
 pub(super) use slots::{Held, Place};
 
-use super::{Api, Parts, Shared, access::MAX_HEADERS, logs::Watcher, measure::Requests, routes, timing};
+use super::{Api, Parts, Shared, access::MAX_HEADERS, logs::Feeds, measure::Requests, routes, timing};
 use crate::metrics::{Connections, Metrics};
 use io::Watched;
 use listener::{Open, Stream};
@@ -49,14 +49,14 @@ const BUFFER: usize = 64 << 10;
 pub async fn serve(listeners: Vec<Listener>, api: Api, shutdown: impl Future<Output = ()>) {
     let (close, closing) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    let watcher = Watcher::start(&mut tasks)
+    let feeds = Feeds::start(&mut tasks)
         .inspect_err(|error| tracing::warn!(%error, "no inotify instance: output can't be followed"))
         .ok();
     let metrics = Arc::clone(&api.metrics);
     let half = api.connections / 2;
     let parts = Parts {
         api,
-        watcher,
+        feeds,
         queue_changes: Mutex::default(),
         closing: closing.clone(),
         requests: Requests::default(),

@@ -57,6 +57,12 @@ impl LogReader {
         self.offset
     }
 
+    /// Where the last frame ends that was met: the log's end for now, after [`next_item`](Self::next_item) found no more.
+    /// Unlike the offset it is where a frame begins, whatever was asked for.
+    pub fn end(&self) -> u64 {
+        self.segment.as_ref().map_or(0, |segment| segment.next)
+    }
+
     /// The next item; `None` where the log ends for now: a later call sees what was written since.
     ///
     /// # Errors
@@ -84,6 +90,7 @@ impl LogReader {
 
     fn read_frame(&mut self) -> io::Result<Option<Frame>> {
         let Some(segment) = &mut self.segment else { return Ok(None) };
+        segment.pass(self.offset)?;
         while let Some(frame) = segment.read_frame()? {
             if frame.offset >= self.offset {
                 self.offset = frame.next;
@@ -114,8 +121,8 @@ pub struct TailStart {
     pub skip: usize,
 }
 
-/// Where the last `lines` lines begin, of one stream or of both as they came. An unfinished last line counts.
-/// Reads backwards by segments, so the cost is that of the segments that hold the lines.
+/// Where the last `lines` lines begin, of one stream or of both as they came. An unfinished last line counts. 0: where
+/// the log ends. Reads backwards by segments, so the cost is that of the segments that hold the lines.
 ///
 /// # Errors
 /// As [`LogReader::next_item`].
@@ -124,8 +131,12 @@ pub fn tail(dir: &Path, lines: usize, stream: Option<Stream>) -> io::Result<Tail
     // How many newlines back the tail begins; known once the log's last byte is.
     let mut wanted = None;
     let mut begin = TailStart { offset: starts.first().copied().unwrap_or(0), skip: 0 };
-    for (index, start) in starts.iter().enumerate().rev() {
+    for start in starts.iter().rev() {
         let Some(mut segment) = Segment::open(dir, *start)? else { break };
+        if lines == 0 {
+            segment.pass(u64::MAX)?;
+            return Ok(TailStart { offset: segment.next, skip: 0 });
+        }
         let mut newlines = 0;
         let mut last = None;
         while let Some(frame) = segment.read_frame()? {
@@ -133,9 +144,6 @@ pub fn tail(dir: &Path, lines: usize, stream: Option<Stream>) -> io::Result<Tail
                 newlines += newline_places(&frame.bytes).count();
                 last = frame.bytes.last().copied().or(last);
             }
-        }
-        if index + 1 == starts.len() && lines == 0 {
-            return Ok(TailStart { offset: segment.next, skip: 0 });
         }
         if wanted.is_none() {
             wanted = last.map(|last| lines + usize::from(last == b'\n'));
@@ -207,24 +215,52 @@ impl Segment {
         }
     }
 
-    /// The next whole frame; a torn one is still being written, or its shim was killed.
+    /// Passes over the whole frames that begin before `offset`, without their data.
+    fn pass(&mut self, offset: u64) -> io::Result<()> {
+        if self.next >= offset {
+            return Ok(());
+        }
+        let end = self.start + self.file.get_ref().metadata()?.len();
+        while self.next < offset {
+            let length = match self.read_header() {
+                Ok(header) => u64::from(header.len),
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return self.go_back(),
+                Err(e) => return Err(e),
+            };
+            let next = self.next + HEADER_BYTES as u64 + length;
+            if next > end {
+                return self.go_back();
+            }
+            self.file.seek_relative(length as i64)?;
+            self.next = next;
+        }
+        Ok(())
+    }
+
+    /// To the beginning of a torn frame, which is still being written, or its shim was killed.
+    fn go_back(&mut self) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(self.next - self.start)).map(drop)
+    }
+
+    /// The next whole frame.
     fn read_frame(&mut self) -> io::Result<Option<Frame>> {
         match self.try_read_frame() {
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                self.file.seek(SeekFrom::Start(self.next - self.start))?;
-                Ok(None)
-            }
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => self.go_back().map(|()| None),
             frame => frame.map(Some),
         }
     }
 
-    fn try_read_frame(&mut self) -> io::Result<Frame> {
+    fn read_header(&mut self) -> io::Result<Header> {
         let mut header = [0; HEADER_BYTES];
         self.file.read_exact(&mut header)?;
-        let header = Header::decode(&header).ok_or_else(|| {
+        Header::decode(&header).ok_or_else(|| {
             let message = format!("no frame at {} in segment {}", self.next - self.start, self.start);
             io::Error::new(io::ErrorKind::InvalidData, message)
-        })?;
+        })
+    }
+
+    fn try_read_frame(&mut self) -> io::Result<Frame> {
+        let header = self.read_header()?;
         let mut bytes = vec![0; header.len as usize];
         self.file.read_exact(&mut bytes)?;
         let offset = self.next;
