@@ -16,7 +16,7 @@ mod reader;
 mod writer;
 
 pub use reader::{Frame, Item, LogReader, TailStart, tail};
-pub(crate) use writer::LogWriter;
+pub use writer::LogWriter;
 
 /// Which of the job's two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -11,7 +11,7 @@ use super::{HEADER_BYTES, Header, Stream, segment_name};
 
 /// Writes the frames of one attempt. A failure to write loses output, which is counted, and nothing else.
 #[derive(Debug)]
-pub(crate) struct LogWriter {
+pub struct LogWriter {
     dir: PathBuf,
     segment_bytes: u64,
     max_bytes: u64,
@@ -36,7 +36,8 @@ struct Segment {
 }
 
 impl LogWriter {
-    pub(crate) fn new(dir: PathBuf, segment_bytes: u64, max_bytes: u64) -> Self {
+    /// A log in this directory, which is made by its user: files of about `segment_bytes`, and `max_bytes` in all.
+    pub fn new(dir: PathBuf, segment_bytes: u64, max_bytes: u64) -> Self {
         // One segment is always kept, so it must not be larger than the quota.
         let segment_bytes = segment_bytes.min(max_bytes);
         Self {
@@ -53,21 +54,23 @@ impl LogWriter {
     }
 
     /// Bytes of the job that are in no segment.
-    pub(crate) fn dropped(&self) -> u64 {
+    pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
     /// Whether it holds a file open.
-    pub(crate) fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         self.file.is_some()
     }
 
     /// Closes its file until there is more to write.
-    pub(crate) fn rest(&mut self) {
+    pub fn rest(&mut self) {
         self.resting = self.file.take().is_some();
     }
 
-    pub(crate) fn append(&mut self, stream: Stream, at: u64, data: &[u8]) {
+    /// Writes a frame, of 64 KiB at the most, that was read at this time: microseconds since the epoch. What can't be
+    /// written is counted as dropped.
+    pub fn append(&mut self, stream: Stream, at: u64, data: &[u8]) {
         let full = self.segments.back().is_some_and(|last| self.offset - last.start >= self.segment_bytes);
         if full {
             self.file = None;

@@ -1,0 +1,74 @@
+//! Jobs from their submission to their end.
+
+use std::time::Duration;
+
+use super::{CONNECTIONS, median, millis};
+use crate::{
+    Bench, Result,
+    client::{Until, load, request},
+    daemon::Daemon,
+    table::{Figure, number},
+    yardstick::{Spawner, Synced},
+};
+
+const TRUE: &str = r#"{"job":{"command":["/bin/true"]}}"#;
+const ECHO: &str = r#"{"job":{"handler":{"name":"echo","args":1}}}"#;
+
+fn rounds(bench: &Bench) -> (usize, Duration) {
+    bench.pick((7, Duration::from_secs(3)), (3, Duration::from_secs(1)))
+}
+
+pub(super) fn many(bench: &Bench) -> Result<Vec<Figure>> {
+    let (rounds, during) = rounds(bench);
+    let daemon = Daemon::start(bench, &[])?;
+    let mut spawner = Spawner::start()?;
+    let waited = [request("POST", "/v1/runners?wait=1m", TRUE)];
+    let (mut jobs, mut bare, mut ratios, mut client) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    load(&daemon.socket(), CONNECTIONS, &waited, 200, Until::Time(during / 3))?;
+    for _ in 0..rounds {
+        bare.push(spawner.rate(bench.cores, during)?);
+        let loaded = load(&daemon.socket(), CONNECTIONS, &waited, 200, Until::Time(during))?;
+        jobs.push(loaded.rate());
+        client.push(loaded.client());
+        ratios.push(jobs[jobs.len() - 1] / bare[bare.len() - 1]);
+    }
+    let measured =
+        format!("{}/s (the client took {:.0} % of a core)", number(median(&jobs)), median(&client) * 100.0);
+    Ok(vec![Figure::new(median(&ratios), measured, format!("{}/s", number(median(&bare))))])
+}
+
+pub(super) fn one(bench: &Bench) -> Result<Vec<Figure>> {
+    let daemon = Daemon::start(bench, &[])?;
+    let mut connection = daemon.connection()?;
+    let (mut spawner, mut synced) = (Spawner::start()?, Synced::make(bench)?);
+    let waited = request("POST", "/v1/runners?wait=1m", TRUE);
+    let (mut jobs, mut spawns, mut syncs) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..bench.pick(500, 50) {
+        jobs.push(millis(connection.time(&waited, 200)?));
+        spawns.push(millis(spawner.one()?));
+        syncs.push(millis(synced.one()?));
+        syncs.push(millis(synced.one()?));
+    }
+    let (job, spawn, sync) = (median(&jobs), median(&spawns), median(&syncs));
+    let bare = spawn + 2.0 * sync;
+    let parts = format!("{spawn:.2} + 2 × {sync:.2} = {bare:.2} ms");
+    Ok(vec![Figure::new(job / bare, format!("{job:.2} ms"), parts)])
+}
+
+pub(super) fn in_process(bench: &Bench) -> Result<Vec<Figure>> {
+    let (rounds, during) = rounds(bench);
+    let daemon = Daemon::start(bench, &[])?;
+    Daemon::pause(&mut daemon.connection()?, "paused")?;
+    let waited = [request("POST", "/v1/runners?wait=1m", ECHO)];
+    // What only waits: the same job in a queue that is paused.
+    let queued = [request("POST", "/v1/runners", &ECHO.replacen('{', r#"{"queue":"paused","#, 1))];
+    let (mut jobs, mut submits, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    load(&daemon.socket(), CONNECTIONS, &waited, 200, Until::Time(during / 3))?;
+    for _ in 0..rounds {
+        submits.push(load(&daemon.socket(), CONNECTIONS, &queued, 201, Until::Time(during))?.rate());
+        jobs.push(load(&daemon.socket(), CONNECTIONS, &waited, 200, Until::Time(during))?.rate());
+        ratios.push(jobs[jobs.len() - 1] / submits[submits.len() - 1]);
+    }
+    let yardstick = format!("{}/s", number(median(&submits)));
+    Ok(vec![Figure::new(median(&ratios), format!("{}/s", number(median(&jobs))), yardstick)])
+}

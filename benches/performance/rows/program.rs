@@ -1,0 +1,62 @@
+//! The daemon as a program: its start, its stop, its size.
+
+use std::{fs, process::Command, time::Instant};
+
+use super::{median, memory, millis};
+use crate::{Bench, Result, daemon::Daemon, table::Figure, yardstick::Spawner};
+
+pub(super) fn start(bench: &Bench) -> Result<Vec<Figure>> {
+    let (mut new, mut known) = (Vec::new(), Vec::new());
+    for _ in 0..bench.pick(20, 5) {
+        let began = Instant::now();
+        let mut daemon = Daemon::start(bench, &[])?;
+        new.push(millis(began.elapsed()));
+        known.push(millis(daemon.restart()?));
+        daemon.stop()?;
+    }
+    let (new, known) = (median(&new), median(&known));
+    let measured =
+        format!("{new:.1} ms, with a store to make; {known:.1} ms with one that is there and empty");
+    Ok(vec![Figure::new(new, measured, "")])
+}
+
+pub(super) fn stop(bench: &Bench) -> Result<Vec<Figure>> {
+    let count = bench.pick(1000, 100);
+    let mut spawner = Spawner::start()?;
+    let (mut ours, mut bare, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..bench.pick(3, 2) {
+        bare.push(millis(spawner.stop_sleeps(count)?));
+        let mut daemon = Daemon::start(bench, &[("JOBS__MAX_RUNNING", count)])?;
+        let sleep = r#"{"job":{"command":["/bin/sleep","1000"]}}"#;
+        memory::run(&mut daemon.connection()?, sleep, count)?;
+        ours.push(millis(daemon.stop()?));
+        ratios.push(ours[ours.len() - 1] / bare[bare.len() - 1]);
+    }
+    let measured = format!("{:.0} ms with {count}, all recorded", median(&ours));
+    Ok(vec![Figure::new(median(&ratios), measured, format!("{:.0} ms", median(&bare)))])
+}
+
+pub(super) fn binary(_: &Bench) -> Result<Vec<Figure>> {
+    let size = fs::metadata(env!("CARGO_BIN_EXE_runward"))?.len() as f64 / f64::from(1 << 20);
+    Ok(vec![Figure::new(size, format!("{size:.1} MiB"), "")])
+}
+
+pub(super) fn build(bench: &Bench) -> Result<Vec<Figure>> {
+    let target = tempfile::Builder::new().prefix("build").tempdir_in(&bench.base)?;
+    let profile = std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("CARGO_PROFILE_"));
+    let mut command = Command::new(env!("CARGO"));
+    for name in profile {
+        command.env_remove(name);
+    }
+    let began = Instant::now();
+    let status = command
+        .args(["build", "--release", "--locked", "--target-dir"])
+        .arg(target.path())
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()?;
+    let minutes = began.elapsed().as_secs_f64() / 60.0;
+    if !status.success() {
+        return Err(format!("cargo build: {status}").into());
+    }
+    Ok(vec![Figure::new(minutes, format!("{minutes:.1} min on {} cores", bench.cores), "")])
+}

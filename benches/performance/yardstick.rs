@@ -1,0 +1,284 @@
+//! What the machine can do at best, measured bare. Processes are started by a small process of its own (this program
+//! again), as the keeper does it: what starts them is to have little memory.
+
+use std::{
+    ffi::CStr,
+    fs::{File, OpenOptions},
+    io::{BufRead, BufReader, Write},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use axum::{Json, Router, extract::State, http::StatusCode, routing};
+use nix::{
+    spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn},
+    sys::{
+        signal::{Signal, kill},
+        wait::{WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{Bench, Result};
+
+/// What the helper process does: `--helper=spawn`, `--helper=serve:SOCKET`.
+pub(crate) fn help(what: &str) -> ExitCode {
+    let done = match what.split_once(':') {
+        None if what == "spawn" => spawn_as_told(),
+        Some(("serve", socket)) => serve(Path::new(socket)),
+        _ => Err(format!("there is no helper {what}").into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("helper {what}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// This program again, as a helper that ends with its standard input.
+struct Helper {
+    child: Child,
+    tell: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Helper {
+    fn start(what: &str) -> Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg(format!("--helper={what}"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let tell = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().ok_or("no pipe")?);
+        Ok(Self { child, tell, answers })
+    }
+
+    fn ask(&mut self, line: &str) -> Result<Vec<u64>> {
+        writeln!(self.tell.as_mut().ok_or("it was let go")?, "{line}")?;
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer)?;
+        Ok(answer.split_whitespace().map(str::parse).collect::<std::result::Result<_, _>>()?)
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        drop(self.tell.take());
+        drop(self.child.wait());
+    }
+}
+
+/// Bare processes.
+pub(crate) struct Spawner(Helper);
+
+impl Spawner {
+    pub(crate) fn start() -> Result<Self> {
+        Ok(Self(Helper::start("spawn")?))
+    }
+
+    /// How many times in a second `/bin/true` is started and waited for, with as many at a time.
+    pub(crate) fn rate(&mut self, at_a_time: usize, during: Duration) -> Result<f64> {
+        match self.0.ask(&format!("rate {at_a_time} {}", during.as_millis()))?[..] {
+            [count, nanos] => Ok(count as f64 / Duration::from_nanos(nanos).as_secs_f64()),
+            _ => Err("the helper has failed".into()),
+        }
+    }
+
+    /// How long one takes.
+    pub(crate) fn one(&mut self) -> Result<Duration> {
+        self.figure("one")
+    }
+
+    /// How long it takes to signal and reap so many sleeps that run.
+    pub(crate) fn stop_sleeps(&mut self, count: usize) -> Result<Duration> {
+        self.figure(&format!("sleeps {count}"))
+    }
+
+    fn figure(&mut self, ask: &str) -> Result<Duration> {
+        match self.0.ask(ask)?[..] {
+            [nanos] => Ok(Duration::from_nanos(nanos)),
+            _ => Err("the helper has failed".into()),
+        }
+    }
+}
+
+fn start(program: &CStr, arguments: &[&CStr]) -> Result<Pid> {
+    const ENVIRONMENT: [&CStr; 1] = [c"PATH=/usr/bin:/bin"];
+    Ok(posix_spawn(
+        program,
+        &PosixSpawnFileActions::init()?,
+        &PosixSpawnAttr::init()?,
+        arguments,
+        &ENVIRONMENT,
+    )?)
+}
+
+fn spawn_and_wait() -> Result<()> {
+    match waitpid(start(c"/bin/true", &[c"/bin/true"])?, None)? {
+        WaitStatus::Exited(_, 0) => Ok(()),
+        other => Err(format!("/bin/true: {other:?}").into()),
+    }
+}
+
+fn spawn_as_told() -> Result<()> {
+    for line in std::io::stdin().lines() {
+        let line = line?;
+        let words: Vec<&str> = line.split(' ').collect();
+        let began = Instant::now();
+        match words[..] {
+            ["rate", at_a_time, millis] => {
+                let count = spawn_for(at_a_time.parse()?, Duration::from_millis(millis.parse()?))?;
+                println!("{count} {}", began.elapsed().as_nanos());
+            }
+            ["one"] => {
+                spawn_and_wait()?;
+                println!("{}", began.elapsed().as_nanos());
+            }
+            ["sleeps", count] => println!("{}", stop_sleeps(count.parse()?)?.as_nanos()),
+            _ => return Err(format!("{line:?} is nothing it can do").into()),
+        }
+    }
+    Ok(())
+}
+
+fn spawn_for(at_a_time: usize, during: Duration) -> Result<u64> {
+    let (count, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let work = || {
+            while !over.load(Ordering::Relaxed) {
+                spawn_and_wait()?;
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        };
+        let threads: Vec<_> = (0..at_a_time).map(|_| scope.spawn(work)).collect();
+        thread::sleep(during);
+        over.store(true, Ordering::Relaxed);
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a thread has panicked")?)
+    })
+    .map(|()| count.into_inner())
+}
+
+fn stop_sleeps(count: usize) -> Result<Duration> {
+    let sleeps: Vec<Pid> =
+        (0..count).map(|_| start(c"/bin/sleep", &[c"/bin/sleep", c"1000"])).collect::<Result<_>>()?;
+    // Until they sleep; nothing tells when.
+    thread::sleep(Duration::from_secs(1));
+    let began = Instant::now();
+    for pid in &sleeps {
+        kill(*pid, Signal::SIGTERM)?;
+    }
+    for pid in sleeps {
+        waitpid(pid, None)?;
+    }
+    Ok(began.elapsed())
+}
+
+/// A bare server of axum that takes a job in JSON and answers with a number for it.
+pub(crate) struct Server {
+    _helper: Helper,
+    socket: PathBuf,
+}
+
+impl Server {
+    pub(crate) fn start(bench: &Bench) -> Result<Self> {
+        let socket = bench.base.join("bare.sock");
+        let mut helper = Helper::start(&format!("serve:{}", socket.display()))?;
+        let mut ready = String::new();
+        helper.answers.read_line(&mut ready)?;
+        Ok(Self { _helper: helper, socket })
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+}
+
+#[derive(Deserialize)]
+struct Submission {
+    job: Job,
+}
+
+#[derive(Deserialize)]
+struct Job {
+    command: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Submitted {
+    id: u64,
+    arguments: usize,
+}
+
+fn serve(socket: &Path) -> Result<()> {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    async fn submit(
+        State(next): State<&'static AtomicU64>,
+        Json(body): Json<Submission>,
+    ) -> (StatusCode, Json<Submitted>) {
+        let id = next.fetch_add(1, Ordering::Relaxed);
+        (StatusCode::CREATED, Json(Submitted { id, arguments: body.job.command.len() }))
+    }
+    if socket.exists() {
+        std::fs::remove_file(socket)?;
+    }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let listener = tokio::net::UnixListener::bind(socket)?;
+        println!("ready");
+        let router = Router::new().route("/v1/runners", routing::post(submit)).with_state(&NEXT);
+        // Standard input ends with whoever started this.
+        let over = async { drop(tokio::task::spawn_blocking(|| std::io::stdin().lines().count()).await) };
+        tokio::select! {
+            served = std::future::IntoFuture::into_future(axum::serve(listener, router)) => Ok(served?),
+            () = over => Ok(()),
+        }
+    })
+}
+
+/// A file whose blocks are all there already, to write and sync them again.
+pub(crate) struct Synced {
+    file: File,
+    path: PathBuf,
+    next: u64,
+}
+
+/// What a commit writes at the least: a page of SQLite.
+const PAGE: usize = 4096;
+/// Pages that are written in turn.
+const PAGES: u64 = 1024;
+
+impl Synced {
+    pub(crate) fn make(bench: &Bench) -> Result<Self> {
+        let path = bench.base.join("synced");
+        let file = OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
+        for page in 0..PAGES {
+            file.write_all_at(&[0; PAGE], page * PAGE as u64)?;
+        }
+        file.sync_all()?;
+        Ok(Self { file, path, next: 0 })
+    }
+
+    /// How long it takes until 4 KiB are on the disk.
+    pub(crate) fn one(&mut self) -> Result<Duration> {
+        self.next += 1;
+        let page = [self.next as u8; PAGE];
+        let began = Instant::now();
+        self.file.write_all_at(&page, self.next % PAGES * PAGE as u64)?;
+        self.file.sync_data()?;
+        Ok(began.elapsed())
+    }
+}
+
+impl Drop for Synced {
+    fn drop(&mut self) {
+        drop(std::fs::remove_file(&self.path));
+    }
+}
