@@ -11,7 +11,7 @@ use runward::{
     process::log::{LogWriter, Stream},
     supervisor::{
         core::{Core, Input, Limits, Now, Output},
-        ports::{End, News, Records, Report},
+        ports::{End, News, Records, Report, Unreadable},
     },
 };
 
@@ -27,8 +27,12 @@ const LIMITS: Limits = Limits {
 struct NoStore;
 
 impl Records for NoStore {
-    fn load(&self, _: RunnerId) -> Option<Record> {
-        None
+    fn load(&self, _: RunnerId) -> Result<Option<Record>, Unreadable> {
+        Ok(None)
+    }
+
+    fn load_at(&self, _: u64) -> Result<Option<Record>, Unreadable> {
+        Ok(None)
     }
 }
 
@@ -50,7 +54,7 @@ impl Supervisor {
 
     fn turn(&mut self, input: Input) -> Output {
         self.mono += Duration::from_micros(10);
-        let now = Now { wall: Timestamp::UNIX_EPOCH + self.mono, mono: self.mono, jitter: 0.5 };
+        let now = Now { wall: Timestamp::UNIX_EPOCH + self.mono, mono: self.mono, jitter: || 0.5 };
         self.core.handle(now, input, &NoStore)
     }
 

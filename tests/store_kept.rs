@@ -216,9 +216,11 @@ fn a_store_of_version_2_keeps_all_it_has() {
     let all = read(readers.list(Filter { limit: 9, ..Filter::default() }));
     assert_eq!(all.records, before, "what the events add up to is what was stored");
     let lookup = Lookup::open(&path).expect("readable");
-    let waiting = lookup.waiting().expect("readable");
-    assert_eq!((waiting[0].id, waiting[0].weight, waiting[0].priority), (before[0].id, 2, 5));
-    assert_eq!(waiting[0].ready_at, before[0].ready_at());
+    let told = lookup.waiting(|waiting| {
+        assert_eq!((waiting.id, waiting.weight, waiting.priority), (before[0].id, 2, 5));
+        assert_eq!(waiting.ready_at, before[0].ready_at());
+    });
+    told.expect("readable");
     assert_eq!(lookup.under_way().expect("readable"), [before[1].clone()]);
     assert_eq!(lookup.idle().expect("readable"), [before[2].clone()]);
     let nightly = Filter { queue: Some("nightly".into()), limit: 9, ..Filter::default() };
