@@ -166,7 +166,7 @@ pub trait EventLog: Send + 'static {
 
 /// Records of Runners that are not in memory.
 pub trait Records {
-    /// The record, as last committed. Blocking, for one row by its key.
+    /// The record, as last committed. Blocking, for the events of one Runner.
     fn load(&self, id: RunnerId) -> Option<Record>;
 }
 
