@@ -12,6 +12,7 @@ WORKDIR /build
 # Dependencies alone first: this layer is good until the lock changes. Tests, benchmarks and examples are not in here,
 # so the manifest must not name them.
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
 RUN sed -i '/^\[\[\(test\|bench\|example\)\]\]/,/^$/d' Cargo.toml \
     && mkdir src && echo 'fn main() {}' > src/main.rs && touch src/lib.rs \
     && cargo build --locked --release \

@@ -130,11 +130,11 @@ fn filters_and_their_combinations_find_what_a_look_at_all_finds() {
     let outcomes = [Outcome::Succeeded, Outcome::Failed, Outcome::Lost];
     let jobs = (0..240).map(|number: usize| {
         let mut spec = spec(["default", "nightly", "x"][number % 3]);
-        spec.name = (number % 4 == 0).then(|| ["a", "b"][number / 4 % 2].to_owned());
+        spec.name = number.is_multiple_of(4).then(|| ["a", "b"][number / 4 % 2].to_owned());
         if number % 5 < 3 {
             spec.labels.insert("team".into(), ["data", "web"][number % 2].into());
         }
-        if number % 7 == 0 {
+        if number.is_multiple_of(7) {
             spec.labels.insert("tier".into(), "1".into());
         }
         let life = match number % 8 {

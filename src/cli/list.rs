@@ -54,7 +54,13 @@ impl Ps {
 
     pub(super) async fn run(&self, screen: &Screen) -> Result<u8, Error> {
         let client = self.common.client()?;
-        let page = client.get(&self.path()).await?;
+        let mut page = client.get(&self.path()).await?;
+        // Of what is rare among many a page may hold nothing and say where to go on.
+        while page["items"].as_array().is_some_and(Vec::is_empty)
+            && let Some(next) = page["next_cursor"].as_str()
+        {
+            page = client.get(&format!("{}&cursor={next}", self.path())).await?;
+        }
         if self.common.json {
             return show::json(&page);
         }

@@ -14,20 +14,23 @@ const FEW: usize = 1000;
 
 /// Runners that may fit, and are found by an index: tables and conditions, all with the same values.
 struct Candidates {
-    parts: Vec<String>,
+    parts: Vec<(&'static str, String)>,
     values: Vec<String>,
     /// The column that the index is in the order of.
     place: &'static str,
+    /// What the rows of the Runners are joined by, where the index is of another table. In this order of the tables,
+    /// whatever SQLite would guess.
+    join: &'static str,
 }
 
 impl Candidates {
-    fn new(table: &str, condition: &str, values: &[&String]) -> Self {
-        let parts = vec![format!("FROM {table} WHERE {condition}")];
-        Self { parts, values: values.iter().map(|value| (*value).clone()).collect(), place: "r.n" }
+    fn new(table: &'static str, condition: &str, values: &[&String]) -> Self {
+        let values = values.iter().map(|value| (*value).clone()).collect();
+        Self { parts: vec![(table, condition.to_owned())], values, place: "r.n", join: "" }
     }
 
     /// The parts as one query, the newest first; SQLite merges them.
-    fn query(&self, columns: &str, filter: &Filter) -> (String, Vec<Box<dyn ToSql>>) {
+    fn query(&self, columns: &str, join: &str, filter: &Filter) -> (String, Vec<Box<dyn ToSql>>) {
         let place = self.place;
         let mut values: Vec<Box<dyn ToSql>> = Vec::new();
         values.extend(self.values.iter().map(|value| Box::new(value.clone()) as Box<dyn ToSql>));
@@ -36,14 +39,16 @@ impl Candidates {
             values.push(Box::new(limit));
             before = format!(" AND {place} < ?{}", values.len());
         }
-        let part = |part: &String| format!("SELECT {place}{columns} {part}{before}");
+        let part = |(table, condition): &(&str, String)| {
+            format!("SELECT {place}{columns} FROM {table}{join} WHERE {condition}{before}")
+        };
         let parts: Vec<String> = self.parts.iter().map(part).collect();
         (format!("{} ORDER BY 1 DESC", parts.join(" UNION ALL ")), values)
     }
 
     /// How many there are, up to [`FEW`].
     fn count(&self, connection: &Connection, filter: &Filter) -> rusqlite::Result<usize> {
-        let (query, values) = self.query("", filter);
+        let (query, values) = self.query("", "", filter);
         connection
             .prepare_cached(&format!("SELECT count(*) FROM ({query} LIMIT {FEW})"))?
             .query_row(params_from_iter(values), |row| row.get(0))
@@ -67,7 +72,7 @@ pub(super) fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result
             fewest.map_or_else(all, |place| found.swap_remove(place))
         }
     };
-    let (query, values) = chosen.query(", r.id, r.state, r.outcome, r.queue, r.name", filter);
+    let (query, values) = chosen.query(", r.id, r.state, r.outcome, r.queue, r.name", chosen.join, filter);
     let mut statement = connection.prepare_cached(&query)?;
     let mut rows = statement.query(params_from_iter(values))?;
     while let Some(row) = rows.next()? {
@@ -98,29 +103,30 @@ fn stages(filter: &Filter) -> Option<Option<Candidates>> {
     if filter.outcomes.is_empty() {
         // Both conditions: an index that is partial serves only where its own is said too.
         let open = |state: &&State| **state != State::Closed;
-        parts
-            .extend(State::ALL.iter().filter(open).filter(|state| filter.states.contains(state)).map(|state| {
-            format!(
-                "FROM runners AS r INDEXED BY runners_open WHERE r.state <> 'closed' AND r.state = '{state}'"
-            )
-        }));
+        parts.extend(State::ALL.iter().filter(open).filter(|state| filter.states.contains(state)).map(
+            |state| {
+                (
+                    "runners AS r INDEXED BY runners_open",
+                    format!("r.state <> 'closed' AND r.state = '{state}'"),
+                )
+            },
+        ));
     }
     if closed {
         parts.extend(Outcome::ALL.iter().filter(|outcome| outcomes.contains(outcome)).map(|outcome| {
-            format!("FROM runners AS r INDEXED BY runners_by_outcome WHERE r.outcome = '{outcome}'")
+            ("runners AS r INDEXED BY runners_by_outcome", format!("r.outcome = '{outcome}'"))
         }));
     }
-    (!parts.is_empty()).then_some(Some(Candidates { parts, values: Vec::new(), place: "r.n" }))
+    (!parts.is_empty()).then_some(Some(Candidates { parts, values: Vec::new(), place: "r.n", join: "" }))
 }
 
 /// By what else is asked, the rarest kind of thing first.
 fn candidates(filter: &Filter) -> Vec<Candidates> {
     let mut found = Vec::new();
     for (key, value) in &filter.labels {
-        // In this order of the tables, whatever SQLite would guess.
-        let table = "labels AS l CROSS JOIN runners AS r ON r.n = l.n";
-        let labelled = Candidates::new(table, "l.key = ?1 AND l.value = ?2", &[key, value]);
-        found.push(Candidates { place: "l.n", ..labelled });
+        let join = " CROSS JOIN runners AS r ON r.n = l.n";
+        let labelled = Candidates::new("labels AS l", "l.key = ?1 AND l.value = ?2", &[key, value]);
+        found.push(Candidates { place: "l.n", join, ..labelled });
     }
     if let Some(name) = &filter.name {
         found.push(Candidates::new("runners AS r INDEXED BY runners_by_name", "r.name = ?1", &[name]));

@@ -83,7 +83,7 @@ impl Items {
         ("queue" = Option<String>, Query, description = "In this queue"),
         ("name" = Option<String>, Query, description = "With this name"),
         ("label" = Option<Vec<String>>, Query, description = "With this label, as `team=data`; repeat it for all of several"),
-        ("limit" = Option<u16>, Query, minimum = 1, maximum = 1000, description = "How many at the most; 100 if not given. A page may be shorter and have a `next_cursor`"),
+        ("limit" = Option<u16>, Query, minimum = 1, maximum = 1000, description = "How many at the most; 100 if not given. A page may be shorter, even empty, and have a `next_cursor`: go on with that"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
     ),
     responses((status = 200, description = "A page of runners", body = RunnerPage)))]
