@@ -2,15 +2,22 @@
 
 use runward::{
     job::{Event, Record, RunnerId},
-    supervisor::{Archive, Filter, Reading, ports::Records},
+    supervisor::{
+        Archive, Filter, Reading,
+        ports::{Records, Unreadable},
+    },
 };
 
 /// Holds nothing.
 pub(crate) struct Nothing;
 
 impl Records for Nothing {
-    fn load(&self, _: RunnerId) -> Option<Record> {
-        None
+    fn load(&self, _: RunnerId) -> Result<Option<Record>, Unreadable> {
+        Ok(None)
+    }
+
+    fn load_at(&self, _: u64) -> Result<Option<Record>, Unreadable> {
+        Ok(None)
     }
 }
 
