@@ -255,27 +255,29 @@ impl Lookup {
 
 impl Records for Lookup {
     fn load(&self, id: RunnerId) -> Result<Option<Record>, Unreadable> {
-        record(&self.0, id).or_else(|error| match error {
-            rusqlite::Error::FromSqlConversionFailure(..) => {
-                tracing::error!(runner = %id, %error, "a record is damaged");
-                Ok(None)
-            }
-            error => Err(Unreadable(error.to_string())),
-        })
+        unless_damaged(record(&self.0, id))
     }
 
     fn load_at(&self, submitted_seq: u64) -> Result<Option<Record>, Unreadable> {
-        let id = || {
+        let record = || {
             self.0
-                .prepare_cached("SELECT id FROM runners WHERE n = ?1")?
-                .query_row([submitted_seq], |row| id_from_row(row, 0))
+                .prepare_cached("SELECT record FROM runners WHERE n = ?1")?
+                .query_row([submitted_seq], |row| record_from_row(row, 0))
                 .optional()
         };
-        match id().map_err(|error| Unreadable(error.to_string()))? {
-            Some(id) => self.load(id),
-            None => Ok(None),
-        }
+        unless_damaged(record())
     }
+}
+
+/// Reading a damaged record again would not help.
+fn unless_damaged(found: rusqlite::Result<Option<Record>>) -> Result<Option<Record>, Unreadable> {
+    found.or_else(|error| match error {
+        rusqlite::Error::FromSqlConversionFailure(..) => {
+            tracing::error!(%error, "a record is damaged");
+            Ok(None)
+        }
+        error => Err(Unreadable(error.to_string())),
+    })
 }
 
 /// A text that is looked at where it is.
