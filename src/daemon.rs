@@ -633,7 +633,7 @@ fn evidence(logs: &std::path::Path, boot_id: &str, record: &Record, lookup: &Loo
     let dir = crate::supervisor::attempt_dir(logs, record.id, run, number);
     match spool::find(&dir) {
         // After a power loss the directory's absence proves nothing: it was never synced.
-        Ok(Found::NeverStarted) if attempt.boot_id == boot_id => Evidence::NotExecuted,
+        Ok(Found::NeverStarted) if *attempt.boot_id == *boot_id => Evidence::NotExecuted,
         Ok(Found::NeverStarted | Found::Unknown) => Evidence::Unknown,
         Ok(Found::Ended(spooled)) => {
             let mut end = kinds::end_of_spooled(&spooled, record.job());

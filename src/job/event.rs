@@ -45,7 +45,7 @@ pub enum EventKind {
         /// The name the processes below know it by.
         key: AttemptKey,
         /// The boot it runs in.
-        boot_id: String,
+        boot_id: Arc<str>,
         /// The version of the shared context that it sees.
         #[serde(default)]
         context_version: u64,

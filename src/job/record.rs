@@ -88,7 +88,7 @@ pub struct Attempt {
     /// When that process started, in clock ticks since boot.
     pub start_time: Option<u64>,
     /// The boot it runs in.
-    pub boot_id: String,
+    pub boot_id: Arc<str>,
     /// How the main process ended.
     pub exit: Option<Exit>,
     /// What went wrong.

@@ -92,7 +92,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
                 outcome: None,
                 pid: None,
                 start_time: None,
-                boot_id: boot_id.clone(),
+                boot_id: Arc::clone(boot_id),
                 exit: None,
                 error: None,
                 output: None,
@@ -110,7 +110,9 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
                 match record.runs.iter().position(|known| known.run >= *run) {
                     Some(place) if record.runs[place].run == *run => record.runs[place].attempts.push(new),
                     Some(_) | None => {
-                        record.runs.insert(begun(record), Run { run: *run, job: None, attempts: vec![new] })
+                        // Most have no other: tens of thousands of records can be in memory.
+                        record.runs.reserve_exact(1);
+                        record.runs.insert(begun(record), Run { run: *run, job: None, attempts: vec![new] });
                     }
                 }
             } else {

@@ -56,7 +56,7 @@ struct Active {
 /// All Runners that are not closed, and what to do with them.
 pub struct Core {
     limits: Limits,
-    boot_id: String,
+    boot_id: Arc<str>,
     phase: Phase,
     next_seq: u64,
     context: Arc<SharedContext>,
@@ -85,7 +85,7 @@ impl Core {
     pub fn new(limits: Limits, boot_id: String, next_seq: u64) -> Self {
         Self {
             limits,
-            boot_id,
+            boot_id: boot_id.into(),
             phase: Phase::Open,
             next_seq,
             context: Arc::default(),

@@ -336,7 +336,7 @@ impl Turn<'_> {
             let Some(record) = self.core.waiting.record(id) else { continue };
             let (run, attempt) = record.next_position();
             let key = AttemptKey::new();
-            let boot_id = self.core.boot_id.clone();
+            let boot_id = Arc::clone(&self.core.boot_id);
             let context_version = self.core.context.version;
             let seq = self.append(id, EventKind::Starting { run, attempt, key, boot_id, context_version });
             self.core.starting.push_back((seq, id));

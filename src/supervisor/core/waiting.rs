@@ -122,3 +122,55 @@ impl Core {
         Ok(record.and_then(|record| Some((self.line.find(&record)?, record))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        job::{Command, Job, Spec},
+        supervisor::core::{Counts, Input, Limits, Now},
+    };
+
+    struct Nothing;
+
+    impl Records for Nothing {
+        fn load(&self, _: RunnerId) -> Result<Option<Record>, Unreadable> {
+            Ok(None)
+        }
+
+        fn load_at(&self, _: u64) -> Result<Option<Record>, Unreadable> {
+            Ok(None)
+        }
+    }
+
+    #[test]
+    fn of_a_backlog_only_so_many_are_in_memory() {
+        let limits = Limits {
+            max_running: 1,
+            max_in_process: 1,
+            max_queued: usize::MAX,
+            cancel_grace: Duration::ZERO,
+            shutdown: Duration::ZERO,
+        };
+        let mut core = Core::new(limits, "boot".into(), 1);
+        let now = Now { wall: Timestamp::UNIX_EPOCH, mono: Duration::ZERO, jitter: || 0.5 };
+        let job = Job::Command(Command { argv: vec!["true".into()], ..Command::default() });
+        let spec = Arc::new(Spec::new(job, Duration::ZERO));
+        let submit = |core: &mut Core, count: usize| {
+            for _ in 0..count {
+                let id = RunnerId::new();
+                let input = Input::Submit { id, spec: Arc::clone(&spec), key: None, token: (id, 0) };
+                core.handle(now, input, &Nothing);
+            }
+        };
+        submit(&mut core, 1 + 3 * RECORDS_KEPT);
+        // What is not durable yet is in memory and nowhere else.
+        assert_eq!(core.waiting.len(), 3 * RECORDS_KEPT);
+        core.handle(now, Input::Committed { upto: u64::MAX }, &Nothing);
+        assert_eq!((core.waiting.len(), core.waiting.places.len()), (RECORDS_KEPT, RECORDS_KEPT));
+        assert_eq!(core.counts(), Counts { queued: 3 * RECORDS_KEPT, active: 1 });
+        assert!(core.unsettled.is_empty() && core.starting.is_empty());
+    }
+}
