@@ -181,6 +181,7 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for HandlerError {
 }
 
 /// Calls the handler.
+#[expect(clippy::manual_async_fn, reason = "an async function would keep what it is given twice")]
 pub(super) fn run(
     handlers: &Handlers,
     Handler { name, args: _ }: &Handler,

@@ -65,6 +65,7 @@ pub(super) fn start(
 }
 
 /// Boxed, all but the job itself: there may be tens of thousands of others, which need less.
+#[expect(clippy::manual_async_fn, reason = "an async function would keep what it is given twice")]
 fn run(work: Work) -> impl Future<Output = Ended> {
     async move {
         let variables = match Box::pin(work.begin()).await? {

@@ -361,6 +361,7 @@ struct Drive {
 
 impl Drive {
     /// Small as long as it waits for the main task: there are tens of thousands that do.
+    #[expect(clippy::manual_async_fn, reason = "an async function would keep what it is given twice")]
     fn run(self, runner: AsyncRunner, mut main: Main) -> impl Future<Output = Driven> {
         async move {
             let ended = match &mut main {

@@ -35,28 +35,28 @@ pub(crate) struct Shared {
 struct Tasks {
     /// Most Runners have one task at a time, and a map takes 200 bytes for its first.
     first: Option<Arc<Cell>>,
-    others: Option<Box<BTreeMap<u64, Arc<Cell>>>>,
+    others: BTreeMap<u64, Arc<Cell>>,
     closed: bool,
 }
 
 impl Tasks {
     fn insert(&mut self, cell: Arc<Cell>) {
-        if self.first.is_none() && self.others.is_none() {
+        if self.first.is_none() && self.others.is_empty() {
             self.first = Some(cell);
         } else {
-            self.others.get_or_insert_default().insert(cell.id, cell);
+            self.others.insert(cell.id, cell);
         }
     }
 
     fn remove(&mut self, id: u64) -> Option<Arc<Cell>> {
         match &self.first {
             Some(first) if first.id == id => self.first.take(),
-            Some(_) | None => self.others.as_mut()?.remove(&id),
+            Some(_) | None => self.others.remove(&id),
         }
     }
 
     fn alive(&self) -> impl Iterator<Item = &Arc<Cell>> {
-        self.first.iter().chain(self.others.iter().flat_map(|others| others.values()))
+        self.first.iter().chain(self.others.values())
     }
 }
 
