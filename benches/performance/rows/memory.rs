@@ -43,9 +43,9 @@ pub(super) fn asleep(bench: &Bench) -> Result<Vec<Figure>> {
     let daemon = Daemon::start(bench, &[])?;
     let mut connection = daemon.connection()?;
     warm(&mut connection, NAP)?;
-    let empty = machine::settled_pss(daemon.pid())?;
+    let empty = machine::settled(machine::pss, daemon.pid())?;
     run(&mut connection, NAP, count)?;
-    let full = machine::settled_pss(daemon.pid())?;
+    let full = machine::settled(machine::pss, daemon.pid())?;
     let each = (full - empty) / count as f64;
     let began = Instant::now();
     connection.good("POST", "/v1/runners:cancel", r#"{"all":true}"#)?;
@@ -66,9 +66,9 @@ pub(super) fn sleeps(bench: &Bench) -> Result<Vec<Figure>> {
     let daemon = Daemon::start(bench, &[("JOBS__MAX_RUNNING", count)])?;
     let mut connection = daemon.connection()?;
     warm(&mut connection, SLEEP)?;
-    let empty = machine::settled_pss(daemon.pid())?;
+    let empty = machine::settled(machine::anonymous, daemon.pid())?;
     run(&mut connection, SLEEP, count)?;
-    let full = machine::settled_pss(daemon.pid())?;
+    let full = machine::settled(machine::anonymous, daemon.pid())?;
     let shims = daemon.shims()?;
     if shims.len() != count {
         return Err(format!("{} shims for {count} jobs", shims.len()).into());
