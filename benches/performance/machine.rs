@@ -84,13 +84,19 @@ pub(crate) fn pss(pid: u32) -> Result<f64> {
     Ok(field(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?, "Pss:")? as f64)
 }
 
-/// The same when it has come to rest, or after half a minute.
-pub(crate) fn settled_pss(pid: u32) -> Result<f64> {
+/// The memory of a process in KiB that is no file's. Other than of PSS, its share of the program's own pages does not
+/// fall when more processes have these too.
+pub(crate) fn anonymous(pid: u32) -> Result<f64> {
+    Ok(field(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?, "Anonymous:")? as f64)
+}
+
+/// What one of these says when it has come to rest, or after half a minute.
+pub(crate) fn settled(of: fn(u32) -> Result<f64>, pid: u32) -> Result<f64> {
     let began = Instant::now();
-    let mut last = pss(pid)?;
+    let mut last = of(pid)?;
     loop {
         std::thread::sleep(Duration::from_secs(1));
-        let now = pss(pid)?;
+        let now = of(pid)?;
         if (now - last).abs() <= 0.002 * last || began.elapsed() > Duration::from_secs(30) {
             return Ok(now);
         }

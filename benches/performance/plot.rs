@@ -31,9 +31,8 @@ pub(crate) fn draw(bench: &Bench, machine: &str) -> Result<()> {
     for backlog in (1..=last).map(|power| 10_usize.pow(power)) {
         fill(&daemon, already, backlog - already)?;
         already = backlog;
-        let memory = machine::settled_pss(daemon.pid())? / 1024.0;
-        let times = submits_at(&daemon, bench.pick(500, 100))?;
-        let syncs = (0..500).map(|_| Ok(synced.one()?.as_secs_f64() * 1e3)).collect::<Result<Vec<_>>>()?;
+        let memory = machine::settled(machine::pss, daemon.pid())? / 1024.0;
+        let (times, syncs) = submits_at(&daemon, &mut synced, bench.pick(500, 100))?;
         let (p50, p99) = (percentile(&times, 0.5), percentile(&times, 0.99));
         points.push(Point { backlog, p50, p99, sync: percentile(&syncs, 0.5), memory });
     }
@@ -60,11 +59,13 @@ pub(crate) fn draw(bench: &Bench, machine: &str) -> Result<()> {
 type Series = (&'static str, &'static str, Vec<(usize, f64)>);
 
 const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 320.0;
+const HEIGHT: f64 = 340.0;
 const LEFT: f64 = 56.0;
 const RIGHT: f64 = 110.0;
 const TOP: f64 = 34.0;
-const BOTTOM: f64 = 62.0;
+const BOTTOM: f64 = 84.0;
+/// Letters in a line of the note below.
+const NOTE: usize = 140;
 
 /// A step of the vertical axis that is 1, 2 or 5 times a power of ten, about a fifth of it.
 fn step(highest: f64) -> f64 {
@@ -114,8 +115,20 @@ fn write(path: &Path, title: &str, machine: &str, series: &[Series]) -> Result<(
     }
     let middle = f64::midpoint(LEFT, right);
     writeln!(svg, "<text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">jobs queued</text>", bottom + 35.0)?;
+    // The machine and the day, in lines that fit.
     let note = machine.trim().replace(['&', '<', '>'], " ").replace("**", "");
-    writeln!(svg, "<text x=\"4\" y=\"{}\" font-size=\"7\" fill=\"#888\">{note}</text>", HEIGHT - 5.0)?;
+    let mut lines = vec![String::new()];
+    for word in note.split(' ') {
+        if lines[lines.len() - 1].len() + word.len() > NOTE {
+            lines.push(String::new());
+        }
+        let line = lines.len() - 1;
+        lines[line] += &format!("{word} ");
+    }
+    for (line, text) in lines.iter().rev().enumerate() {
+        let at = HEIGHT - 6.0 - 10.0 * line as f64;
+        writeln!(svg, "<text x=\"6\" y=\"{at}\" font-size=\"8\" fill=\"#888\">{text}</text>")?;
+    }
     // Names beside the ends of their lines, none over another.
     let mut names: Vec<_> = series
         .iter()

@@ -101,13 +101,13 @@ def descendants(root):
     return found
 
 
-def pss(of):
-    """Their memory in KiB, and of what they share their share."""
+def pss(of, field="Pss"):
+    """Their memory in KiB, and of what they share their share; or another field of that."""
     total = 0
     for pid in of:
         try:
             with open(f"/proc/{pid}/smaps_rollup") as file:
-                total += next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+                total += next(int(line.split()[1]) for line in file if line.startswith(f"{field}:"))
         except (FileNotFoundError, ProcessLookupError, StopIteration):
             pass
     return total

@@ -7,6 +7,7 @@ use crate::{
     daemon::Daemon,
     machine,
     table::{Figure, number},
+    yardstick::Synced,
 };
 
 /// The most that one batch may hold.
@@ -46,35 +47,37 @@ pub(crate) fn fill(daemon: &Daemon, already: usize, count: usize) -> Result<()> 
     }
 }
 
-/// How long single submits take beside this backlog, in ms. Each is cancelled, so the backlog stays as it is.
-pub(crate) fn submits_at(daemon: &Daemon, count: usize) -> Result<Vec<f64>> {
+/// How long single submits take beside this backlog, and by turns one fdatasync, in ms. Each is cancelled, so the
+/// backlog stays as it is.
+pub(crate) fn submits_at(daemon: &Daemon, synced: &mut Synced, count: usize) -> Result<(Vec<f64>, Vec<f64>)> {
     let mut connection = daemon.connection()?;
     let submit = request("POST", "/v1/runners", r#"{"job":{"command":["/bin/true"]},"name":"timed"}"#);
-    let mut times = Vec::with_capacity(count);
+    let (mut times, mut syncs) = (Vec::with_capacity(count), Vec::with_capacity(count));
     for _ in 0..count {
+        syncs.push(millis(synced.one()?));
         times.push(millis(connection.time(&submit, 201)?));
         connection.good("POST", "/v1/runners:cancel", r#"{"name":"timed","state":["queued"]}"#)?;
     }
-    Ok(times)
+    Ok((times, syncs))
 }
 
 pub(super) fn million(bench: &Bench) -> Result<Vec<Figure>> {
     let count = bench.pick(1_000_000, 50_000);
     let mut daemon = Daemon::start(bench, &[])?;
     daemon.connection()?.good("POST", "/v1/runners?wait=1m", r#"{"job":{"command":["/bin/true"]}}"#)?;
-    let empty = machine::settled_pss(daemon.pid())?;
+    let empty = machine::settled(machine::pss, daemon.pid())?;
     let began = std::time::Instant::now();
     fill(&daemon, 0, count)?;
     let filled = count as f64 / began.elapsed().as_secs_f64();
-    let full = machine::settled_pss(daemon.pid())?;
+    let full = machine::settled(machine::pss, daemon.pid())?;
     let more = (full - empty) / 1024.0;
     let pages = pages::all(bench, &daemon, count)?;
-    let read = (machine::settled_pss(daemon.pid())? - empty) / 1024.0;
+    let read = (machine::settled(machine::pss, daemon.pid())? - empty) / 1024.0;
     let mut starts = Vec::new();
     for _ in 0..bench.pick(3, 1) {
         starts.push(daemon.restart()?.as_secs_f64());
     }
-    let again = machine::settled_pss(daemon.pid())? / 1024.0;
+    let again = machine::settled(machine::pss, daemon.pid())? / 1024.0;
     let start = median(&starts);
     let memory = format!(
         "+{more:.1} MiB with {} (queued at {}/s); +{read:.1} MiB after reading all those pages; {again:.1} MiB in all after a \

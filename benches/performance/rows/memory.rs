@@ -18,6 +18,9 @@ const NAP: &str = r#"{"job":{"handler":{"name":"sleep","args":{"for":"10h"}}}}"#
 const SLEEP: &str = r#"{"job":{"command":["/bin/sleep","36000"]}}"#;
 const UNDER_WAY: &str = "state=queued,starting,running,cancelling,draining";
 
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Runs so many of a job, and waits until they run.
 pub(super) fn run(connection: &mut Connection, job: &str, count: usize) -> Result<()> {
     for start in (0..count).step_by(1000) {
@@ -31,10 +34,21 @@ pub(super) fn run(connection: &mut Connection, job: &str, count: usize) -> Resul
     Daemon::wait_for_none(connection, "state=queued,starting")
 }
 
+/// Cancels all there is. One request takes as many as it says, and tells whether there are more.
+fn cancel_all(connection: &mut Connection) -> Result<()> {
+    let began = Instant::now();
+    while connection.good("POST", "/v1/runners:cancel", r#"{"all":true}"#)?.contains(r#""more":true"#) {
+        if began.elapsed() > PATIENCE {
+            return Err("there is always more to cancel".into());
+        }
+    }
+    Ok(())
+}
+
 /// A daemon that has done everything once: what it takes then is no job's.
 fn warm(connection: &mut Connection, job: &str) -> Result<()> {
     run(connection, job, 10)?;
-    connection.good("POST", "/v1/runners:cancel", r#"{"all":true}"#)?;
+    cancel_all(connection)?;
     Daemon::wait_for_none(connection, UNDER_WAY)
 }
 
@@ -43,13 +57,13 @@ pub(super) fn asleep(bench: &Bench) -> Result<Vec<Figure>> {
     let daemon = Daemon::start(bench, &[])?;
     let mut connection = daemon.connection()?;
     warm(&mut connection, NAP)?;
-    let empty = machine::settled_pss(daemon.pid())?;
+    let empty = machine::settled(machine::pss, daemon.pid())?;
     run(&mut connection, NAP, count)?;
-    let full = machine::settled_pss(daemon.pid())?;
+    let full = machine::settled(machine::pss, daemon.pid())?;
     let each = (full - empty) / count as f64;
     let began = Instant::now();
-    connection.good("POST", "/v1/runners:cancel", r#"{"all":true}"#)?;
-    while Daemon::metric(&mut connection, "runward_runners_active")? > 0.0 {
+    cancel_all(&mut connection)?;
+    while Daemon::metric(&mut connection, "runward_runners_active")? > 0.0 && began.elapsed() < PATIENCE {
         thread::sleep(Duration::from_millis(20));
     }
     Daemon::wait_for_none(&mut connection, UNDER_WAY)?;
@@ -66,9 +80,9 @@ pub(super) fn sleeps(bench: &Bench) -> Result<Vec<Figure>> {
     let daemon = Daemon::start(bench, &[("JOBS__MAX_RUNNING", count)])?;
     let mut connection = daemon.connection()?;
     warm(&mut connection, SLEEP)?;
-    let empty = machine::settled_pss(daemon.pid())?;
+    let empty = machine::settled(machine::anonymous, daemon.pid())?;
     run(&mut connection, SLEEP, count)?;
-    let full = machine::settled_pss(daemon.pid())?;
+    let full = machine::settled(machine::anonymous, daemon.pid())?;
     let shims = daemon.shims()?;
     if shims.len() != count {
         return Err(format!("{} shims for {count} jobs", shims.len()).into());

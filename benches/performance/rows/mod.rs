@@ -113,7 +113,7 @@ pub(crate) static ALL: &[Row] = &[
         name: "sleeps",
         claims: &[
             Claim {
-                what: "2,000 `sleep` processes running, memory of the daemon (PSS) for each",
+                what: "2,000 `sleep` processes running, memory of the daemon (anonymous) for each",
                 yardstick: "the same daemon empty",
                 goal: AtMost(3.0),
                 unit: "KiB",
