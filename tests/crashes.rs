@@ -255,8 +255,11 @@ fn an_adopted_exit_has_its_own_time_and_not_that_of_the_next_start() {
     fs::write(&go, "go\n").expect("it reads");
     until("the job has ended", || processes_of(&runner).is_empty());
     daemon.crash();
-    let spooled = daemon.state_dir().join("logs").join(&runner).join("1-1/exit");
-    until("its exit is left", || spooled.exists());
+    let slots = daemon.state_dir().join("slots");
+    let is_exit = |entry: std::io::Result<fs::DirEntry>| {
+        entry.is_ok_and(|e| e.path().extension() == Some("exit".as_ref()))
+    };
+    until("its exit is left", || fs::read_dir(&slots).expect("listed").any(is_exit));
     let then = jiff::Timestamp::now();
     let daemon = daemon.restart();
     let record = daemon.closed(&runner);
