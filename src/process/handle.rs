@@ -153,13 +153,11 @@ impl Shim {
             self.link.slots().occupy(self.worker.slot);
             let Err(error) = self.worker.control.send_frame(&start).await else { return Ok(()) };
             // It died while it was idle, and has not read all of this: nothing was executed.
-            match self.link.idle_worker() {
-                Some(other) => {
-                    self.link.slots().settle(self.worker.slot);
-                    self.worker = other;
-                }
-                None => return Err(error),
-            }
+            self.link.slots().settle(self.worker.slot);
+            self.worker = match self.link.idle_worker() {
+                Some(other) => other,
+                None => self.link.fork().await.map_err(|_| error)?,
+            };
         }
     }
 

@@ -205,6 +205,35 @@ impl Link {
         idle.workers.drain(kept..).for_each(Worker::dismiss);
     }
 
+    /// Has the keeper fork a shim, and waits until it is there. Cancel-safe: dropping the future ends it.
+    pub(super) async fn fork(&self) -> Result<Worker, LaunchError> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        theirs.set_nonblocking(true)?;
+        let ours = UnixStream::from_std(ours)?;
+        let (slot, end) = self.slots().take();
+        let mut worker = Worker::new(slot, ours, end);
+        if let Err(error) = self.ask(ToKeeper::Fork(slot), Some(theirs.into())).await {
+            self.slots().free(slot);
+            return Err(error.into());
+        }
+        match worker.receive().await {
+            Some(FromShim::Ready) => return Ok(worker),
+            Some(other) => tracing::error!(?other, "a shim said something before ready"),
+            None => {}
+        }
+        match worker.end().await {
+            Some(ShimEnd::NotForked { errno }) => {
+                Err(match LaunchError::from(io::Error::from_raw_os_error(errno)) {
+                    LaunchError::System(error) => LaunchError::NotForked(error),
+                    other => other,
+                })
+            }
+            Some(ShimEnd::Waited { status }) => Err(LaunchError::ShimEnded(ending(status))),
+            None => Err(LaunchError::KeeperGone),
+        }
+    }
+
     /// Sends an order to the keeper. Cancel-safe: it is sent whole or not at all.
     pub(super) async fn ask(&self, order: ToKeeper, with: Option<OwnedFd>) -> io::Result<()> {
         let fds: Vec<_> = with.iter().map(AsRawFd::as_raw_fd).collect();
@@ -306,7 +335,7 @@ impl Launcher {
         let start = protocol::frame(&Start::Start(spec))?;
         let worker = match link.idle_worker() {
             Some(worker) => worker,
-            None => self.fork().await?,
+            None => link.fork().await?,
         };
         Ok(Shim::new(spec.attempt, Arc::clone(link), worker, start))
     }
@@ -314,35 +343,6 @@ impl Launcher {
     /// Keeps no more than so many shims idle from now on; without it, as many as process jobs run at once by default.
     pub fn limit_idle(&self, limit: usize) {
         self.lifeline.0.limit_idle(limit);
-    }
-
-    async fn fork(&self) -> Result<Worker, LaunchError> {
-        let link = &self.lifeline.0;
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        theirs.set_nonblocking(true)?;
-        let ours = UnixStream::from_std(ours)?;
-        let (slot, end) = link.slots().take();
-        let mut worker = Worker::new(slot, ours, end);
-        if let Err(error) = link.ask(ToKeeper::Fork(slot), Some(theirs.into())).await {
-            link.slots().free(slot);
-            return Err(error.into());
-        }
-        match worker.receive().await {
-            Some(FromShim::Ready) => return Ok(worker),
-            Some(other) => tracing::error!(?other, "a shim said something before ready"),
-            None => {}
-        }
-        match worker.end().await {
-            Some(ShimEnd::NotForked { errno }) => {
-                Err(match LaunchError::from(io::Error::from_raw_os_error(errno)) {
-                    LaunchError::System(error) => LaunchError::NotForked(error),
-                    other => other,
-                })
-            }
-            Some(ShimEnd::Waited { status }) => Err(LaunchError::ShimEnded(ending(status))),
-            None => Err(LaunchError::KeeperGone),
-        }
     }
 }
 

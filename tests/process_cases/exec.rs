@@ -60,7 +60,7 @@ pub(crate) async fn case_11_descriptors_run_out(world: &World) {
     for limit in 3..highest + 4 {
         let low = Rlimit { current: Some(limit), maximum: before.maximum };
         rustix::process::setrlimit(rustix::process::Resource::Nofile, low).expect("limit the daemon");
-        let (attempt, spec) = world.job(&["true"]);
+        let (_, spec) = world.job(&["true"]);
         let launched = world.launcher().launch(&spec).await;
         rustix::process::setrlimit(rustix::process::Resource::Nofile, before).expect("restore the daemon");
         match launched {
@@ -117,7 +117,7 @@ pub(crate) async fn case_11_no_more_processes(world: &World) {
     let before = prlimit(keeper, processes, getrlimit(processes)).expect("the keeper's limit");
     prlimit(keeper, processes, Rlimit { current: Some(0), maximum: before.maximum })
         .expect("limit the keeper");
-    let (attempt, spec) = world.job(&["true"]);
+    let (_, spec) = world.job(&["true"]);
     let refused = world.launcher().launch(&spec).await;
     prlimit(keeper, processes, before).expect("restore the keeper");
     assert!(matches!(refused, Err(LaunchError::NotForked(_))), "{refused:?}");
@@ -202,10 +202,10 @@ pub(crate) async fn case_17_exec_errors(world: &World) {
 pub(crate) async fn case_18_too_big(world: &World) {
     let long = "x".repeat(128 << 10);
     assert_eq!(failure(world, &world.job(&["true", &long])).await, (Stage::Exec, E2BIG));
-    let (attempt, spec) = world.job(&["true", "a\0b"]);
+    let (_, spec) = world.job(&["true", "a\0b"]);
     let refused = world.launcher().launch(&spec).await;
     assert!(matches!(refused, Err(LaunchError::Nul { what: "argv" })), "{refused:?}");
-    let (attempt, mut spec) = world.job(&["true"]);
+    let (_, mut spec) = world.job(&["true"]);
     spec.stdin = Some(vec![0; runward::process::FRAME_LIMIT + 1]);
     assert!(matches!(world.launcher().launch(&spec).await, Err(LaunchError::System(_))));
 }

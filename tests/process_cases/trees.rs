@@ -189,7 +189,7 @@ pub(crate) async fn case_05_uninterruptible(world: &World) {
 pub(crate) async fn many_at_once(world: &World) {
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..64 {
-        let (attempt, spec) = world.script(&format!("(setsid sleep 300 &); echo {number}; exit {number}"));
+        let (_, spec) = world.script(&format!("(setsid sleep 300 &); echo {number}; exit {number}"));
         let launcher = world.launcher();
         tasks.spawn(async move {
             let mut shim = launcher.launch(&spec).await.expect("launch");

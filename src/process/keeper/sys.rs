@@ -146,6 +146,15 @@ pub(crate) fn reap(pid: i32) -> io::Result<Option<i32>> {
     }
 }
 
+/// Waits for this child's end and reaps it.
+pub(crate) fn reap_at_its_end(pid: i32) -> io::Result<()> {
+    // SAFETY: no status is asked for.
+    match unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// As [`reap`], with what the child and all that it had reaped itself have used.
 pub(crate) fn reap_with_usage(pid: i32) -> io::Result<Option<(i32, libc::rusage)>> {
     let mut status: c_int = 0;

@@ -128,8 +128,6 @@ pub(super) struct Plan<'a> {
     pub(super) stdin: OwnedFd,
     pub(super) stdout: &'a PipeWriter,
     pub(super) stderr: &'a PipeWriter,
-    /// The attempt's cgroup, opened to be cloned into.
-    pub(super) cgroup: Option<(&'a Cgroup, &'a File)>,
     /// The kernel is to spare this process when memory runs out, and not the job.
     pub(super) spared: bool,
 }
@@ -144,21 +142,48 @@ pub(super) struct Child {
     pub(super) start_time: u64,
 }
 
-/// Makes the child, and returns when it runs the job's program or can't.
-pub(super) fn spawn(plan: &Plan<'_>, stack: &mut Option<Stack>) -> Result<Child, StartFailure> {
-    let shares_memory = plan.launch.user.is_none() && plan.launch.limits == TreeLimits::default();
-    let child = if shares_memory && vfork::SUPPORTED { spawn_sharing(plan, stack)? } else { None };
-    let mut child = child.map_or_else(|| spawn_copy(plan), Ok)?;
+/// The attempt's cgroup, and its directory, opened to be cloned into.
+type Into<'a> = Option<(&'a Cgroup, &'a File)>;
+
+/// Whether the child is to run in this process's memory until its exec.
+pub(super) fn shares_memory(launch: &Launch) -> bool {
+    vfork::SUPPORTED && launch.user.is_none() && launch.limits == TreeLimits::default()
+}
+
+/// Makes the child, and returns when it runs the job's program or can't. `None`: it was killed before it did anything,
+/// and is gone.
+pub(super) fn spawn(
+    plan: &Plan<'_>,
+    cgroup: Into<'_>,
+    stack: &mut Option<Stack>,
+) -> Result<Option<Child>, StartFailure> {
+    let shared =
+        if shares_memory(plan.launch) { spawn_sharing(plan, cgroup, stack)? } else { Shared::Unknown };
+    let mut child = match shared {
+        Shared::Unborn => return Ok(None),
+        Shared::Born(child) => child,
+        Shared::Unknown => spawn_copy(plan, cgroup)?,
+    };
     if let Some(failure) = &mut child.failure
         && (failure.stage, failure.errno) == (Stage::Exec, Errno::ENOENT as i32)
     {
         failure.detail = plan.program.missing(&plan.launch.cwd);
     }
-    Ok(child)
+    Ok(Some(child))
 }
 
-/// `None` where the kernel does not know the call.
-fn spawn_sharing(plan: &Plan<'_>, stack: &mut Option<Stack>) -> Result<Option<Child>, StartFailure> {
+enum Shared {
+    /// The kernel does not know the call.
+    Unknown,
+    Unborn,
+    Born(Child),
+}
+
+fn spawn_sharing(
+    plan: &Plan<'_>,
+    cgroup: Into<'_>,
+    stack: &mut Option<Stack>,
+) -> Result<Shared, StartFailure> {
     let stack = match stack {
         Some(stack) => stack,
         None => stack.insert(Stack::new().map_err(failed(Stage::Fork))?),
@@ -171,18 +196,21 @@ fn spawn_sharing(plan: &Plan<'_>, stack: &mut Option<Stack>) -> Result<Option<Ch
         NOT_STARTED
     };
     let before = tick();
-    let cgroup = plan.cgroup.map(|(_, dir)| dir.as_fd());
-    let pid = match stack.run_child(cgroup, &child) {
+    let pid = match stack.run_child(cgroup.map(|(_, dir)| dir.as_fd()), &child) {
         Ok(pid) => pid,
-        Err(e) if sys::clone3_is_unknown(&e) => return Ok(None),
-        Err(e) => return Err(not_made(plan)(e)),
+        Err(e) if sys::clone3_is_unknown(&e) => return Ok(Shared::Unknown),
+        Err(e) => return Err(not_made(cgroup)(e)),
+    };
+    let Some(began) = began.get() else {
+        sys::reap_at_its_end(pid).map_err(failed(Stage::Fork))?;
+        return Ok(Shared::Unborn);
     };
     // The kernel took the time between ours.
-    let start_time = began.get().filter(|began| *began == before).unwrap_or_else(|| start_time(pid));
-    Ok(Some(Child { pid, failure: failure.take(), start_time }))
+    let start_time = if began == before { began } else { start_time(pid) };
+    Ok(Shared::Born(Child { pid, failure: failure.take(), start_time }))
 }
 
-fn spawn_copy(plan: &Plan<'_>) -> Result<Child, StartFailure> {
+fn spawn_copy(plan: &Plan<'_>, cgroup: Into<'_>) -> Result<Child, StartFailure> {
     let (mut verdict, tell) = io::pipe().map_err(failed(Stage::Fork))?;
     let child = |join: Option<&Cgroup>| {
         let failure = become_job(plan, join);
@@ -193,12 +221,12 @@ fn spawn_copy(plan: &Plan<'_>) -> Result<Child, StartFailure> {
         NOT_STARTED
     };
     let plain = |join| sys::fork(|| child(join)).map_err(failed(Stage::Fork));
-    let pid = match plan.cgroup {
+    let pid = match cgroup {
         None => plain(None)?,
         Some((cgroup, dir)) => match sys::fork_into(dir.as_fd(), || child(None)) {
             Ok(pid) => pid,
             Err(e) if sys::clone3_is_unknown(&e) => plain(Some(cgroup))?,
-            Err(e) => return Err(not_made(plan)(e)),
+            Err(e) => return Err(not_made(Some((cgroup, dir)))(e)),
         },
     };
     drop(tell);
@@ -208,8 +236,8 @@ fn spawn_copy(plan: &Plan<'_>) -> Result<Child, StartFailure> {
     Ok(Child { pid, failure: postcard::from_bytes(&bytes).ok(), start_time: start_time(pid) })
 }
 
-fn not_made(plan: &Plan<'_>) -> impl Fn(io::Error) -> StartFailure {
-    let in_cgroup = plan.cgroup.is_some();
+fn not_made(cgroup: Into<'_>) -> impl Fn(io::Error) -> StartFailure + use<> {
+    let in_cgroup = cgroup.is_some();
     move |error| match error.raw_os_error() {
         Some(nix::libc::EAGAIN | nix::libc::ENOMEM) => failed(Stage::Fork)(error),
         _ if in_cgroup => failed(Stage::Cgroup)(error),

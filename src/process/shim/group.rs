@@ -30,6 +30,7 @@ struct Made {
     dir: File,
     /// It has files of controllers, more than is looked through.
     controlled: bool,
+    spoilt: bool,
     /// `cgroup.events` and those of [`AS_MADE`], opened when there is a second attempt.
     files: Option<(File, [File; AS_MADE.len()])>,
 }
@@ -57,8 +58,15 @@ impl Group {
             made => made?,
         };
         let controlled = self.cgroup.is_controlled();
-        self.made = Some(Made { dir, controlled, files: None });
+        self.made = Some(Made { dir, controlled, spoilt: false, files: None });
         Ok(())
+    }
+
+    /// The next attempt has a new one.
+    pub(super) fn spoil(&mut self) {
+        if let Some(made) = &mut self.made {
+            made.spoilt = true;
+        }
     }
 
     fn sweep(&self) -> io::Result<()> {
@@ -99,7 +107,7 @@ impl Group {
 
 impl Made {
     fn is_as_made(&mut self, cgroup: &Cgroup) -> io::Result<bool> {
-        if self.controlled || self.dir.metadata()?.nlink() != NO_GROUP_BELOW {
+        if self.controlled || self.spoilt || self.dir.metadata()?.nlink() != NO_GROUP_BELOW {
             return Ok(false);
         }
         let (events, files) = match &self.files {

@@ -39,7 +39,7 @@ use nix::unistd::{Pid, getppid};
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
-use self::child::{Plan, Program, failed, failed_errno};
+use self::child::{Child, Plan, Program, failed, failed_errno};
 use self::files::JobFiles;
 use self::group::Group;
 use self::job::{Job, Over, Source};
@@ -373,6 +373,9 @@ impl Shim {
         let (err, stderr) = io::pipe().map_err(failed(Stage::Stdio))?;
         match &mut self.group {
             Some(group) => {
+                if !child::shares_memory(&launch) {
+                    group.spoil();
+                }
                 group.renew().map_err(failed(Stage::Cgroup))?;
                 group.limit(&launch.limits).map_err(failed(Stage::Limits))?;
             }
@@ -381,10 +384,9 @@ impl Shim {
             None => return Err(StartFailure::new(Stage::Limits, NixErrno::EOPNOTSUPP as i32)),
         }
         let files = JobFiles::make(&launch.files, launch.user.as_ref()).map_err(failed(Stage::Directory))?;
-        let cgroup = self.group.as_ref().and_then(Group::opened);
         let (launch, spared) = (&launch, self.spared);
-        let plan = Plan { launch, program, cwd, stdin, stdout: &stdout, stderr: &stderr, cgroup, spared };
-        let child = child::spawn(&plan, &mut self.stack).inspect_err(|_| {
+        let plan = Plan { launch, program, cwd, stdin, stdout: &stdout, stderr: &stderr, spared };
+        let child = self.spawn(&plan).inspect_err(|_| {
             if let Some(files) = &files {
                 files.take();
             }
@@ -401,10 +403,30 @@ impl Shim {
         Ok(Running { job, attempt, memory, files, lifeline_cut: false })
     }
 
+    fn spawn(&mut self, plan: &Plan<'_>) -> Result<Child, StartFailure> {
+        let cgroup = self.group.as_ref().and_then(Group::opened);
+        if let Some(child) = child::spawn(plan, cgroup, &mut self.stack)? {
+            return Ok(child);
+        }
+        // The kernel (6.18) kills what is cloned from elsewhere into a cgroup of which all was killed before.
+        if let Some(group) = &mut self.group {
+            group.spoil();
+            group.renew().map_err(failed(Stage::Cgroup))?;
+        }
+        let cgroup = self.group.as_ref().and_then(Group::opened);
+        let again = child::spawn(plan, cgroup, &mut self.stack)?;
+        again.ok_or_else(|| StartFailure::new(Stage::Fork, NixErrno::EINTR as i32))
+    }
+
     /// Reports the ending once it is one.
     fn conclude(&mut self) {
         let Phase::Running(running) = &mut self.phase else { return };
         let Some(over) = running.job.over() else { return };
+        if running.job.is_killed()
+            && let Some(group) = &mut self.group
+        {
+            group.spoil();
+        }
         let (attempt, files, lifeline) = (running.attempt, running.files.take(), running.lifeline_cut);
         let taken = files.map_or_else(Vec::new, |files| files.take());
         let ended = match over {
