@@ -272,6 +272,31 @@ fn an_adopted_exit_has_its_own_time_and_not_that_of_the_next_start() {
 }
 
 #[test]
+fn idle_shims_end_with_the_daemon_and_leave_nothing_for_the_next() {
+    let mut daemon = Setup::new().start();
+    let ended = daemon.run(json!({"job": {"command": ["true"]}}));
+    assert_eq!(ended["outcome"], "succeeded");
+    let keeper = daemon.keeper();
+    let idle = common::children(keeper);
+    assert_eq!(idle.len(), 1, "its shim waits for another job");
+    daemon.crash();
+    until("the idle shim is gone", || !alive(idle[0]) && !alive(keeper));
+    let daemon = daemon.restart();
+    assert_eq!(daemon.closed(common::id(&ended))["outcome"], "succeeded");
+    let left: Vec<_> = fs::read_dir(daemon.state_dir().join("slots")).expect("listed").flatten().collect();
+    assert!(left.iter().all(|entry| entry.path().extension().is_none()), "{left:?}");
+    // Stopped in order it leaves nothing but the slot, which tells of no job that is not on record.
+    assert_eq!(daemon.run(json!({"job": {"command": ["true"]}}))["outcome"], "succeeded");
+    let idle = common::children(daemon.keeper());
+    let mut daemon = daemon;
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(idle.iter().all(|shim| !alive(*shim)));
+    let daemon = daemon.restart();
+    assert_eq!(daemon.run(json!({"job": {"command": ["true"]}}))["outcome"], "succeeded");
+}
+
+#[test]
 fn a_job_that_stops_its_shim_is_stopped_all_the_same() {
     let daemon = Setup::new().start();
     let script = "setsid sleep 600 & echo ready; kill -STOP $PPID; sleep 600";

@@ -59,9 +59,9 @@ const KEEPER_DIED: Signal = Signal::SIGUSR1;
 /// How much of a frame is read at once: commands are a few bytes, and most jobs fit.
 const READ_BYTES: usize = 4 << 10;
 
-/// How long it is not told that a job runs: most that are over by then are told with their exit, which wakes the daemon
+/// How long it is not told that a job runs or got a signal: what ends by then is told with it, which wakes the daemon
 /// once. It is far below what anybody sees.
-const STARTED_WAITS: Duration = Duration::from_millis(5);
+const UNHURRIED: Duration = Duration::from_millis(5);
 
 /// Runs a shim in the calling process, just forked from the keeper. Returns its exit code, 0 when the tree is dead and
 /// everything is told or spooled; after any other the keeper sweeps.
@@ -132,10 +132,14 @@ impl Link {
     }
 
     /// Says it with what comes next, or when it has waited for so long.
-    fn say_within(&mut self, message: &FromShim, wait: Duration) {
-        let hurry = !self.outbox.is_empty();
+    fn say_with_next(&mut self, message: &FromShim) {
+        let until = match self.unhurried {
+            None if !self.outbox.is_empty() => None,
+            None => Instant::now().checked_add(UNHURRIED),
+            until => until,
+        };
         self.say(message);
-        self.unhurried = if hurry { None } else { Instant::now().checked_add(wait) };
+        self.unhurried = until;
     }
 
     /// Reads what is there. Frames that came before the end are kept.
@@ -329,7 +333,7 @@ impl Shim {
             }
             (ToShim::Signal { signal }, Phase::Running(mut running)) => {
                 if running.job.signal(signal) {
-                    self.link.say(&FromShim::Signalled { signal, at: now_us() });
+                    self.link.say_with_next(&FromShim::Signalled { signal, at: now_us() });
                 }
                 self.phase = Phase::Running(running);
             }
@@ -394,7 +398,7 @@ impl Shim {
         drop(plan);
         if child.failure.is_none() {
             let started = FromShim::Started { pid: child.pid, start_time: child.start_time };
-            self.link.say_within(&started, STARTED_WAITS);
+            self.link.say_with_next(&started);
         }
         let log = LogWriter::new(launch.dir.clone(), launch.segment_bytes, launch.max_log_bytes);
         let tree = Tree::new(child.pid, self.group.as_ref().map(|group| group.cgroup().clone()));
