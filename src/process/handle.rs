@@ -81,25 +81,19 @@ pub(super) struct Worker {
     control: ShimControl,
     inbox: Inbox,
     end: oneshot::Receiver<ShimEnd>,
+    /// It holds nothing that is not on record.
+    settled: bool,
 }
 
 impl Worker {
     pub(super) fn new(slot: u32, stream: UnixStream, end: oneshot::Receiver<ShimEnd>) -> Self {
         let control = ShimControl { stream: Arc::new(stream) };
-        Self { slot, control, inbox: Inbox::default(), end }
+        Self { slot, control, inbox: Inbox::default(), end, settled: true }
     }
 
     /// Whether the keeper has not seen it end.
     pub(super) fn lives(&mut self) -> bool {
         matches!(self.end.try_recv(), Err(oneshot::error::TryRecvError::Empty))
-    }
-
-    /// Lets it go: what it holds is on record.
-    pub(super) fn dismiss(self) {
-        if let Ok(frame) = protocol::frame(&ToShim::Ack) {
-            // A few bytes, which an idle socket takes. Without them it leaves an ending that nobody asks for.
-            self.control.stream.try_write(&frame).ok();
-        }
     }
 
     /// The next message; `None` at the end of the stream. Cancel-safe.
@@ -151,9 +145,10 @@ impl Shim {
         let Some(start) = self.start.take() else { return Ok(()) };
         loop {
             self.link.slots().occupy(self.worker.slot);
+            self.worker.settled = false;
             let Err(error) = self.worker.control.send_frame(&start).await else { return Ok(()) };
             // It died while it was idle, and has not read all of this: nothing was executed.
-            self.link.slots().settle(self.worker.slot);
+            self.settle();
             self.worker = match self.link.idle_worker() {
                 Some(other) => other,
                 None => self.link.fork().await.map_err(|_| error)?,
@@ -164,7 +159,10 @@ impl Shim {
     /// As [`ShimControl::signal`]; before *go* it is kept until the job runs.
     pub async fn signal(&mut self, signal: i32) -> Result<(), SendError> {
         match &mut self.start {
-            Some(start) => Ok(start.extend(protocol::frame(&ToShim::Signal { signal })?)),
+            Some(start) => {
+                start.extend(protocol::frame(&ToShim::Signal { signal })?);
+                Ok(())
+            }
             None => self.worker.control.signal(signal).await,
         }
     }
@@ -186,18 +184,21 @@ impl Shim {
     /// The ending is committed: the shim forgets it and leaves. Without it the shim stays, and when the lifeline
     /// closes it leaves the ending for the next start. Cancel-safe: the message is sent whole or not at all.
     pub async fn ack(&mut self) -> Result<(), SendError> {
-        self.link.slots().settle(self.worker.slot);
+        self.settle();
         self.worker.control.send(&ToShim::Ack).await
     }
 
+    fn settle(&mut self) {
+        self.worker.settled = true;
+        self.link.slots().settle(self.worker.slot);
+    }
+
     /// The ending is committed, as for [`ack`](Self::ack), and the shim may stay for another attempt.
-    pub fn release(self) {
+    pub fn release(mut self) {
+        self.settle();
         let Self { link, worker, over, .. } = self;
-        link.slots().settle(worker.slot);
         if over && !worker.control.is_shared() {
             link.keep_idle(worker);
-        } else {
-            worker.dismiss();
         }
     }
 
@@ -230,6 +231,12 @@ impl Shim {
 
 impl Drop for Worker {
     fn drop(&mut self) {
+        if self.settled
+            && let Ok(frame) = protocol::frame(&ToShim::Ack)
+        {
+            // A few bytes, which an idle socket takes. Without them it leaves an ending that nobody asks for.
+            self.control.stream.try_write(&frame).ok();
+        }
         let fd = self.control.stream.as_raw_fd();
         // Fails only when the other end is gone already, which is what is wanted.
         nix::sys::socket::shutdown(fd, nix::sys::socket::Shutdown::Both).ok();

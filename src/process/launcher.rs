@@ -188,21 +188,18 @@ impl Link {
         std::iter::from_fn(|| idle.workers.pop()).find_map(|mut worker| worker.lives().then_some(worker))
     }
 
-    /// Keeps a shim for the next attempt, if there is room.
+    /// Keeps a shim for the next attempt, if there is room; else it leaves.
     pub(super) fn keep_idle(&self, worker: Worker) {
         let mut idle = self.idle();
         if idle.workers.len() < idle.limit {
             idle.workers.push(worker);
-        } else {
-            worker.dismiss();
         }
     }
 
     fn limit_idle(&self, limit: usize) {
         let mut idle = self.idle();
         idle.limit = limit;
-        let kept = limit.min(idle.workers.len());
-        idle.workers.drain(kept..).for_each(Worker::dismiss);
+        idle.workers.truncate(limit);
     }
 
     /// Has the keeper fork a shim, and waits until it is there. Cancel-safe: dropping the future ends it.

@@ -95,7 +95,7 @@ impl Job {
                     && let Some(dir) = self.log_dir.take()
                 {
                     // If it can't be made, the log can't be written, which is counted.
-                    make_dirs(&dir).ok();
+                    make_dirs(&dir, ABOVE).ok();
                 }
                 self.output.carry(number);
             }
@@ -198,17 +198,19 @@ impl Job {
     }
 }
 
-/// Makes the attempt directory, and the one of its Runner.
-fn make_dirs(dir: &Path) -> io::Result<()> {
-    let make = |dir: &Path| match DirBuilder::new().mode(0o700).create(dir) {
+/// How many directories above the attempt's are made anew, if somebody has tidied them away: its Runner's, and that of all.
+const ABOVE: u32 = 2;
+
+fn make_dirs(dir: &Path, above: u32) -> io::Result<()> {
+    let make = || match DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made,
     };
-    match make(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            dir.parent().map_or(Ok(()), make)?;
-            make(dir)
+    match (make(), dir.parent()) {
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound && above > 0 => {
+            make_dirs(parent, above - 1)?;
+            make()
         }
-        made => made,
+        (made, _) => made,
     }
 }

@@ -38,10 +38,9 @@ pub(super) struct Usage {
 
 impl Usage {
     fn add(&mut self, used: &libc::rusage) {
-        let micros = |time: libc::timeval| {
-            time.tv_sec.unsigned_abs() as u64 * 1_000_000 + time.tv_usec.unsigned_abs() as u64
-        };
-        self.max_rss_kib = self.max_rss_kib.max(used.ru_maxrss.unsigned_abs() as u64);
+        let micros =
+            |time: libc::timeval| time.tv_sec.unsigned_abs() * 1_000_000 + time.tv_usec.unsigned_abs();
+        self.max_rss_kib = self.max_rss_kib.max(used.ru_maxrss.unsigned_abs());
         self.user_us += micros(used.ru_utime);
         self.system_us += micros(used.ru_stime);
     }
