@@ -23,8 +23,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut links = Vec::new();
     for tier in [Some(best.clone()), matches!(best, Tier::Cgroup { .. }).then_some(Tier::Subreaper)] {
         let Some(tier) = tier else { continue };
+        let slots = dir.path().join(format!("slots-{}", tier.name()));
+        std::fs::create_dir(&slots)?;
         let children_lock = std::fs::File::create(dir.path().join(tier.name()))?.into();
-        links.push((tier.name(), fork_keeper(KeeperSetup { children_lock, tier })?));
+        links.push((tier.name(), fork_keeper(KeeperSetup { children_lock, tier, slots })?));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
 
@@ -93,12 +95,12 @@ async fn through_shims(
             for number in (lane..jobs).step_by(flight) {
                 let from = Instant::now();
                 let attempt = (flight as u128) << 64 | number as u128;
-                let spec = spec(&dir.join(format!("{tier}-{attempt:032x}")), &[PROGRAM]);
-                let mut shim = launcher.launch(attempt, &spec).await.expect("launch");
+                let spec = spec(attempt, &dir.join(format!("{tier}-{attempt:032x}")), &[PROGRAM]);
+                let mut shim = launcher.launch(&spec).await.expect("launch");
                 shim.go().await.expect("go");
                 while !matches!(shim.next().await, ShimEvent::Exited(_)) {}
                 each.push(from.elapsed());
-                shim.ack().await.expect("ack");
+                shim.release();
             }
             each
         });
@@ -110,8 +112,8 @@ async fn through_shims(
     (each, from.elapsed())
 }
 
-fn spec(dir: &Path, argv: &[&str]) -> Launch {
-    Launch::new(dir.to_owned(), argv.iter().map(Into::into).collect(), Vec::new(), "/".into())
+fn spec(attempt: u128, dir: &Path, argv: &[&str]) -> Launch {
+    Launch::new(attempt, dir.to_owned(), argv.iter().map(Into::into).collect(), Vec::new(), "/".into())
 }
 
 /// The memory of a shim whose job runs, of 32 at once: shared pages count by their share.
@@ -119,8 +121,9 @@ async fn memory(launcher: &Launcher, dir: &Path, tier: &str) -> std::io::Result<
     let mut shims = Vec::new();
     let mut kib = 0;
     for number in 0..32u128 {
-        let spec = spec(&dir.join(format!("{tier}-memory-{number}")), &["/bin/sleep", "600"]);
-        let mut shim = launcher.launch(1 << 80 | number, &spec).await.expect("launch");
+        let spec =
+            spec(1 << 80 | number, &dir.join(format!("{tier}-memory-{number}")), &["/bin/sleep", "600"]);
+        let mut shim = launcher.launch(&spec).await.expect("launch");
         shim.go().await.expect("go");
         let ShimEvent::Started { pid, .. } = shim.next().await else { panic!("not started") };
         shims.push((shim, pid));
@@ -144,8 +147,9 @@ async fn memory(launcher: &Launcher, dir: &Path, tier: &str) -> std::io::Result<
 
 /// How fast a flood is carried to disk, within the default quota.
 async fn flood(launcher: &Launcher, dir: &Path, tier: &str) {
-    let spec = spec(&dir.join(format!("{tier}-flood")), &["/bin/sh", "-c", "yes | head -c 4000000000"]);
-    let mut shim = launcher.launch(1 << 81, &spec).await.expect("launch");
+    let spec =
+        spec(1 << 81, &dir.join(format!("{tier}-flood")), &["/bin/sh", "-c", "yes | head -c 4000000000"]);
+    let mut shim = launcher.launch(&spec).await.expect("launch");
     let from = Instant::now();
     shim.go().await.expect("go");
     let report = loop {

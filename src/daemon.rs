@@ -29,7 +29,7 @@ use crate::{
     process::{
         self, HandedOver, KeeperLink, KeeperSetup, Permits,
         containment::{self, Tier},
-        spool::{self, Found},
+        spool::{Found, Slots},
     },
     reload::{self, Live, Reloader, limits},
     retention::Keeping,
@@ -215,9 +215,9 @@ fn start(Daemon { flags, handlers, on_loop }: Daemon) -> Result<Code, StartError
     }
     let permits =
         Permits::of_this_process(process::hand_on(&tier)).map_err(system("what this process may do"))?;
-    let keeper =
-        process::fork_keeper(KeeperSetup { children_lock: children_lock.into(), tier: tier.clone() })
-            .map_err(|error| StartError::System { what: "the keeper", error: io::Error::other(error) })?;
+    let setup = KeeperSetup { children_lock: children_lock.into(), tier: tier.clone(), slots: state.slots() };
+    let keeper = process::fork_keeper(setup)
+        .map_err(|error| StartError::System { what: "the keeper", error: io::Error::other(error) })?;
 
     // Only now: the keeper, and so every job, keeps the limit that the daemon was started with.
     let budget = descriptors::take().map_err(system("the limit of descriptors"))?;
@@ -549,6 +549,10 @@ fn recover(
     {
         return Err(broken(OpenError::Forgotten(id)));
     }
+    let slots = Slots::read(&state.slots()).map_err(system("what an earlier daemon's jobs left"))?;
+    if slots.latest > Some(log.last_seq().map_err(sql)?) {
+        return Err(broken(OpenError::ForgottenStart));
+    }
     // Before anything is changed: a start that is refused leaves all as it was.
     let vault = Vault::find(state.path(), credentials())?;
     let context = lookup.context().map_err(broken)?;
@@ -561,10 +565,9 @@ fn recover(
     sweep(tier, &under_way).map_err(system("what an earlier daemon's jobs left"))?;
     let last_seq = log.last_seq().map_err(sql)?;
     let count = under_way.len();
-    let logs = state.logs();
     let now = Now { wall: Timestamp::now(), mono: Duration::ZERO, jitter: supervisor::jitter };
     let batch =
-        recovery::plan(under_way, |record| evidence(&logs, boot_id, record, &lookup), last_seq + 1, now)
+        recovery::plan(under_way, |record| evidence(&slots, boot_id, record, &lookup), last_seq + 1, now)
             .map_err(|illegal| StartError::Recovery(illegal.to_string()))?;
     let last_seq = batch.events.last().map_or(last_seq, |event| event.seq);
     for event in &batch.events {
@@ -577,6 +580,11 @@ fn recover(
         log.append(&batch).map_err(StartError::Append)?;
         supervisor::count_durable(metrics, &batch, &[]);
     }
+    for error in &slots.damaged {
+        tracing::warn!(%error, "how a job ended is not known");
+    }
+    slots.forget();
+    state.clear_files().map_err(system("what an earlier daemon's jobs left"))?;
     let mut core = Core::new(limits(settings), boot_id.to_owned(), last_seq + 1);
     core.configure(settings.queues.clone(), lookup.queues().map_err(broken)?);
     core.set_context(lookup.context().map_err(broken)?);
@@ -622,28 +630,21 @@ fn sweep(tier: &Tier, under_way: &[Record]) -> io::Result<()> {
     Ok(())
 }
 
-fn evidence(logs: &std::path::Path, boot_id: &str, record: &Record, lookup: &Lookup) -> Evidence {
-    let Some((attempt, (run, number))) = record.attempt().zip(record.position()) else {
-        return Evidence::Unknown;
-    };
+fn evidence(slots: &Slots, boot_id: &str, record: &Record, lookup: &Lookup) -> Evidence {
+    let Some(attempt) = record.attempt() else { return Evidence::Unknown };
     if record.job().process().is_none() {
         // No shim vouches for it. *Go* follows the commit of its start, so it may have been given.
         return Evidence::Unknown;
     }
-    let dir = crate::supervisor::attempt_dir(logs, record.id, run, number);
-    match spool::find(&dir) {
-        // After a power loss the directory's absence proves nothing: it was never synced.
-        Ok(Found::NeverStarted) if *attempt.boot_id == *boot_id => Evidence::NotExecuted,
-        Ok(Found::NeverStarted | Found::Unknown) => Evidence::Unknown,
-        Ok(Found::Ended(spooled)) => {
+    match slots.find(attempt.key.as_u128()) {
+        // After a power loss its absence proves nothing: no slot is ever synced.
+        Found::NeverStarted if *attempt.boot_id == *boot_id => Evidence::NotExecuted,
+        Found::NeverStarted | Found::Unknown => Evidence::Unknown,
+        Found::Ended(spooled) => {
             let mut end = kinds::end_of_spooled(&spooled, record.job());
             // The shim knew of it before the daemon recorded what came before it.
             end.at = end.at.max(end.at.and(lookup.at(record.last_seq)));
             Evidence::Ended(end)
-        }
-        Err(error) => {
-            tracing::warn!(runner = %record.id, %error, "what a shim left can't be read");
-            Evidence::Unknown
         }
     }
 }
@@ -693,6 +694,7 @@ struct KindsShared {
     environment: Environment,
     vault: Arc<Vault>,
     log_root: PathBuf,
+    files: PathBuf,
     handover: Handover,
     quota: watch::Receiver<LogQuota>,
 }
@@ -704,6 +706,7 @@ impl KindsShared {
             environment: self.environment,
             vault: self.vault,
             log_root: self.log_root,
+            files: self.files,
             handover: self.handover,
             quota: self.quota,
         }
@@ -719,6 +722,7 @@ fn kinds_shared(
         environment: Environment::inherit(),
         vault,
         log_root: state.logs(),
+        files: state.files(),
         handover: Handover::take_over(handover_dir(instance(state)))?,
         quota,
     })

@@ -78,8 +78,10 @@ impl StateDir {
         let path = path.canonicalize().map_err(io)?;
         let lock = lock(&path)?;
         let state = Self { path, _lock: lock };
-        make_dir(&state.logs()).map_err(io)?;
-        check_private(&state.logs())?;
+        for dir in [state.logs(), state.slots(), state.files()] {
+            make_dir(&dir).map_err(io)?;
+            check_private(&dir)?;
+        }
         Ok(state)
     }
 
@@ -98,14 +100,39 @@ impl StateDir {
         self.path.join("logs")
     }
 
+    /// Where shims note what they execute: see `process::spool`.
+    pub fn slots(&self) -> PathBuf {
+        self.path.join("slots")
+    }
+
+    /// Where the files of jobs that run are.
+    pub fn files(&self) -> PathBuf {
+        self.path.join("files")
+    }
+
+    /// Removes the files that an earlier daemon's jobs have left. Call it when they are dead.
+    ///
+    /// # Errors
+    /// Those of removing.
+    pub fn clear_files(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.files())? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => fs::remove_dir_all(entry.path())?,
+                false => fs::remove_file(entry.path())?,
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a daemon got as far as to make a store here: it makes its token only then.
     pub fn was_used(&self) -> bool {
         let has_logs = fs::read_dir(self.logs()).is_ok_and(|mut entries| entries.next().is_some());
         has_logs || self.path.join("token").exists()
     }
 
-    /// The name of the latest Runner of which something was executed: a damaged store loses its latest records
-    /// first, and nothing is executed before its record is durable.
+    /// The name of the latest Runner that has output: a damaged store loses its latest records first, and nothing is
+    /// executed before its record is durable.
     ///
     /// # Errors
     /// The directory's.

@@ -255,8 +255,11 @@ fn an_adopted_exit_has_its_own_time_and_not_that_of_the_next_start() {
     fs::write(&go, "go\n").expect("it reads");
     until("the job has ended", || processes_of(&runner).is_empty());
     daemon.crash();
-    let spooled = daemon.state_dir().join("logs").join(&runner).join("1-1/exit");
-    until("its exit is left", || spooled.exists());
+    let slots = daemon.state_dir().join("slots");
+    let is_exit = |entry: std::io::Result<fs::DirEntry>| {
+        entry.is_ok_and(|e| e.path().extension() == Some("exit".as_ref()))
+    };
+    until("its exit is left", || fs::read_dir(&slots).expect("listed").any(is_exit));
     let then = jiff::Timestamp::now();
     let daemon = daemon.restart();
     let record = daemon.closed(&runner);
@@ -266,6 +269,31 @@ fn an_adopted_exit_has_its_own_time_and_not_that_of_the_next_start() {
     assert!(at(&attempt["ended_at"]) <= then, "{record}");
     assert!(at(&attempt["ended_at"]) >= at(&attempt["started_at"]), "{record}");
     assert!(at(&record["closed_at"]) >= then, "{record}");
+}
+
+#[test]
+fn idle_shims_end_with_the_daemon_and_leave_nothing_for_the_next() {
+    let mut daemon = Setup::new().start();
+    let ended = daemon.run(json!({"job": {"command": ["true"]}}));
+    assert_eq!(ended["outcome"], "succeeded");
+    let keeper = daemon.keeper();
+    let idle = common::children(keeper);
+    assert_eq!(idle.len(), 1, "its shim waits for another job");
+    daemon.crash();
+    until("the idle shim is gone", || !alive(idle[0]) && !alive(keeper));
+    let daemon = daemon.restart();
+    assert_eq!(daemon.closed(&common::id(&ended))["outcome"], "succeeded");
+    let left: Vec<_> = fs::read_dir(daemon.state_dir().join("slots")).expect("listed").flatten().collect();
+    assert!(left.iter().all(|entry| entry.path().extension().is_none()), "{left:?}");
+    // Stopped in order it leaves nothing but the slot, which tells of no job that is not on record.
+    assert_eq!(daemon.run(json!({"job": {"command": ["true"]}}))["outcome"], "succeeded");
+    let idle = common::children(daemon.keeper());
+    let mut daemon = daemon;
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(idle.iter().all(|shim| !alive(*shim)));
+    let daemon = daemon.restart();
+    assert_eq!(daemon.run(json!({"job": {"command": ["true"]}}))["outcome"], "succeeded");
 }
 
 #[test]

@@ -211,6 +211,30 @@ fn a_store_that_lost_its_latest_records_is_refused_and_names_the_job() {
 }
 
 #[test]
+fn a_store_that_lost_the_start_of_a_job_without_output_is_refused() {
+    let mut daemon = Setup::new().start();
+    daemon.run(json!({"job": {"command": ["true"]}}));
+    let dir = daemon.state_dir();
+    let (store, kept) = (dir.join("runward.db"), dir.join("earlier.db"));
+    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    daemon.wait();
+    std::fs::copy(&store, &kept).expect("kept");
+    let daemon = daemon.restart();
+    daemon.run(json!({"job": {"command": ["true"]}}));
+    let mut command = daemon.setup().command();
+    let refused = stop_and_keep(daemon, &dir, |_| {
+        std::fs::rename(&kept, &store).expect("an earlier one");
+        for rest in ["runward.db-wal", "runward.db-shm"] {
+            std::fs::remove_file(dir.join(rest)).ok();
+        }
+        command.output().expect("it runs")
+    });
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(65), "{message}");
+    assert!(message.contains("slots"), "{message}");
+}
+
+#[test]
 fn a_used_state_directory_without_store_and_logs_is_not_begun_anew() {
     let daemon = Setup::new().start();
     let (dir, mut command) = (daemon.state_dir(), daemon.setup().command());
@@ -322,7 +346,9 @@ fn case_20_idle_connections_take_descriptors_neither_from_jobs_nor_from_the_unix
 fn logs_tidied_away_under_the_daemon_do_not_fail_jobs() {
     let daemon = Setup::new().start();
     std::fs::remove_dir_all(daemon.state_dir().join("logs")).expect("removed");
-    assert_eq!(daemon.run(json!({"job": {"command": ["true"]}}))["outcome"], "succeeded");
+    let runner = daemon.run(json!({"job": {"command": ["echo", "hello"]}}));
+    assert_eq!(runner["outcome"], "succeeded");
+    assert_eq!(daemon.text(&format!("/v1/runners/{}/logs", id(&runner))), "hello\n");
 }
 
 #[test]

@@ -9,6 +9,8 @@ mod death;
 mod exec;
 #[path = "process_cases/output.rs"]
 mod output;
+#[path = "process_cases/reuse.rs"]
+mod reuse;
 #[path = "process_cases/roles.rs"]
 mod roles;
 #[path = "process_cases/trees.rs"]
@@ -38,11 +40,13 @@ const CASES: &[(&str, Case)] = cases! {
         case_01_grandchild_holds_the_pipe, case_01_pipe_held_from_outside, case_02_escape, case_03_fork_exit_chain,
         case_04_stopped_child, case_05_term_ignored, case_05_uninterruptible, many_at_once, wide_tree;
     exec: case_08_inherited_dispositions, case_09_sigchld_ignored, case_11_descriptors_run_out,
-        case_11_no_more_processes, case_17_exec_errors, case_17_never_twice, case_18_too_big, case_19_descriptor_leak,
+        case_11_no_more_processes, case_17_exec_errors, case_18_too_big, case_19_descriptor_leak,
         case_22_environment, case_23_user_switch, limits_are_the_jobs,
         case_14_who_killed_it, limits_of_a_tree_hold_or_it_does_not_start;
     output: case_21_stdin, case_24_quota, case_25_bytes, case_26_no_space, case_26_full_disk, both_streams_in_order,
         tail_and_follow;
+    reuse: nothing_of_an_attempt_is_there_for_the_next, a_failed_start_and_a_killed_job_leave_a_shim_that_works,
+        a_changed_cgroup_is_not_the_next_ones, a_killed_idle_shim_harms_nothing, no_more_idle_than_allowed;
     death: case_15_shim_killed, case_16_keeper_killed, daemon_killed_while_running, daemon_killed_after_exit,
         daemon_killed_before_go, daemon_killed_after_failed_start, dropping_the_shim_kills, all_killed_at_once,
         case_10_strays;

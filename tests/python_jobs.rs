@@ -35,11 +35,9 @@ fn cancel_at(daemon: &Daemon, runner: &str, text: &str) {
 }
 
 /// Everything of the attempt but its output is removed with its end.
-fn files_of(daemon: &Daemon, runner: &Value) -> Vec<String> {
-    let dir = daemon.state_dir().join("logs").join(id(runner)).join("1-1");
-    let names = fs::read_dir(dir).expect("the attempt's directory").flatten();
-    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names.filter(|name| !name.starts_with("output.")).collect()
+fn files_left(daemon: &Daemon) -> Vec<String> {
+    let names = fs::read_dir(daemon.state_dir().join("files")).expect("the files of jobs that run").flatten();
+    names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 #[test]
@@ -61,7 +59,7 @@ fn a_source_file_sent_with_curl_runs_with_its_arguments_and_gives_a_result() {
     let runner =
         run_python(&daemon, json!({"source": source, "args": [7], "kwargs": {"again": {"a": true}}}));
     assert_eq!(runner["runs"][0]["result"]["again"], json!({"a": true}), "{runner}");
-    assert_eq!(files_of(&daemon, &runner), [] as [&str; 0]);
+    assert_eq!(files_left(&daemon), [] as [&str; 0]);
 }
 
 #[test]
@@ -437,7 +435,7 @@ fn a_shell_command_leaves_a_result_of_any_shape() {
             (&json!("succeeded"), &result),
             "{script}: {runner}"
         );
-        assert_eq!(files_of(&daemon, &runner), [] as [&str; 0], "{script}");
+        assert_eq!(files_left(&daemon), [] as [&str; 0], "{script}");
     }
     // What failed may have left one too.
     let runner = run("echo 1 > $RUNWARD_RESULT; exit 4");

@@ -42,17 +42,6 @@ impl Handover {
         Ok(self.path(key))
     }
 
-    /// Removes what an attempt left whose shim could not. Blocking.
-    pub(super) fn remove(&self, key: AttemptKey) {
-        let dir = self.path(key);
-        match fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(dir = %dir.display(), %error, "a job's files are left until the next start");
-            }
-            Ok(()) | Err(_) => {}
-        }
-    }
-
     fn path(&self, key: AttemptKey) -> PathBuf {
         self.root.join(format!("{:032x}", key.as_u128()))
     }

@@ -69,6 +69,8 @@ pub struct Shared {
     pub vault: Arc<Vault>,
     /// Where output goes.
     pub log_root: PathBuf,
+    /// Where the files of jobs that run are: a directory that is the daemon's alone.
+    pub files: PathBuf,
     /// Where files for jobs of other users are.
     pub handover: Handover,
     /// How much of an attempt's output is kept, for those that begin from now on.
@@ -465,7 +467,7 @@ async fn release(mut link: Link, hold: Option<process::Hold>) {
     if link.until(|orders| orders.settled).await.is_ok()
         && let Some(hold) = hold
     {
-        link.0.told(hold.release()).await;
+        hold.release();
     }
 }
 

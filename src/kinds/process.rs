@@ -10,7 +10,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{
     Attempt, Context, Done, Link, LogQuota, Main, Reporter, Shared, Variables, ending, python,
@@ -19,7 +19,8 @@ use super::{
 use crate::{
     job::{self, Action, AttemptKey, Failure, Job, Limits, Process, Record, Rlimit, Script},
     process::{
-        Ending, Launch, LaunchError, RLimit, Resource, Shim, ShimEvent, Stage, StartFailure, TreeLimits, User,
+        Ending, Files, KILL_PENDING_AFTER, Launch, RLimit, Resource, Shim, ShimEvent, Stage, StartFailure,
+        TreeLimits, User,
     },
     runner::{AsyncRunner, Cancelled, Scope, ScopeError},
     supervisor::{
@@ -50,10 +51,9 @@ impl ScopeError for Stopped {
 pub(super) struct Hold(Shim);
 
 impl Hold {
-    pub(super) async fn release(mut self) {
-        if let Err(error) = self.0.ack().await {
-            tracing::debug!(%error, "a shim went before it was told to");
-        }
+    /// The shim may take another attempt.
+    pub(super) fn release(self) {
+        self.0.release();
     }
 }
 
@@ -82,19 +82,15 @@ async fn run(
     let prepared = async {
         let variables = context.variables(&record).await?;
         let launch = plan(&scope, &shared, Arc::clone(&record), key, variables).await?;
-        let shim = shared.launcher.launch(key.as_u128(), &launch).await.map_err(|error| match error {
-            LaunchError::Prepare { stage, errno } => {
-                ending::start_failure(&StartFailure::new(stage, errno), record.job())
-            }
-            error => {
-                Failure { stage: Some("launch".into()), ..Failure::new("start_failed", error.to_string()) }
-            }
+        let shim = shared.launcher.launch(&launch).await.map_err(|error| Failure {
+            stage: Some("launch".into()),
+            ..Failure::new("start_failed", error.to_string())
         });
-        shim.map(|shim| (shim, launch.files.dir.is_some()))
+        shim.map(|shim| (shim, launch.files))
     };
     let prepared = scope.cancellable(prepared).await?;
     scope.cancellable(link.until(|orders| orders.go)).await?.map_err(|_| Stopped::Aborted)?;
-    let (mut shim, own_dir) = match prepared {
+    let (mut shim, files) = match prepared {
         Ok(prepared) => prepared,
         Err(failure) => return Ok(Done::failed(failure)),
     };
@@ -102,14 +98,14 @@ async fn run(
     if let Err(error) = shim.go().await {
         tracing::debug!(%error, "a shim went before its job was started");
     }
-    let mut watch = Watch { shim, pid: None, news: VecDeque::new(), reporter };
+    let mut watch = Watch { shim, pid: None, news: VecDeque::new(), ended: None, reporter };
     let end = match scope.cancellable(watch.end()).await {
         Ok(end) => end,
         Err(Cancelled { .. }) => watch.stop(signal, &mut link).await,
     };
-    if end.lost && own_dir {
+    if end.lost {
         // Its shim could not. Nobody knows how much its user has put there.
-        drop(scope.spawn_blocking(move || shared.handover.remove(key)).with_name("tidy").await);
+        drop(scope.spawn_blocking(move || remove(&files)).with_name("tidy").await);
     }
     Ok(Box::new(Done { end, hold: Some(Hold(watch.shim)) }))
 }
@@ -120,7 +116,26 @@ struct Watch {
     pid: Option<i32>,
     /// What the shim told and the supervisor was not told yet.
     news: VecDeque<News>,
+    /// How it ended, heard while an order was to be answered.
+    ended: Option<End>,
     reporter: Reporter,
+}
+
+/// Removes the files of an attempt. Blocking.
+fn remove(files: &Files) {
+    if files.own_dir {
+        match std::fs::remove_dir_all(&files.dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(dir = %files.dir.display(), %error, "a job's files are left until the next start");
+            }
+            Ok(()) | Err(_) => {}
+        }
+        return;
+    }
+    for name in files.given.iter().map(|(name, _)| name).chain(&files.taken) {
+        // Mostly there is none.
+        std::fs::remove_file(files.dir.join(name)).ok();
+    }
 }
 
 impl Watch {
@@ -130,8 +145,10 @@ impl Watch {
             if let Some(news) = self.news.front() {
                 self.reporter.send(news.clone()).await;
                 self.news.pop_front();
-            } else if let Some(end) = self.hear().await {
+            } else if let Some(end) = self.ended.take() {
                 return end;
+            } else {
+                self.ended = self.hear().await;
             }
         }
     }
@@ -157,8 +174,19 @@ impl Watch {
                 }
             }
             drop(self.shim.kill().await);
+            let answered = self.answer();
+            if timeout(KILL_PENDING_AFTER, answered).await.is_err() {
+                drop(self.shim.kill_shim().await);
+            }
         }
         self.end().await
+    }
+
+    /// Waits until the shim has told something. Cancel-safe.
+    async fn answer(&mut self) {
+        if self.news.is_empty() && self.ended.is_none() {
+            self.ended = self.hear().await;
+        }
     }
 
     /// The next thing the shim tells. Cancel-safe.
@@ -249,21 +277,26 @@ fn plan_now(
     let (run, attempt) = record.position().unwrap_or((1, 1));
     let dir = attempt_dir(&shared.log_root, record.id, run, attempt);
     let runner_dir = dir.parent().unwrap_or(&dir);
-    prepare_dir(runner_dir).map_err(|error| (Stage::Directory, error))?;
     let process = record.job().process().ok_or_else(no_process)?;
     let identity = identity(process).map_err(|error| (Stage::User, error))?;
     let files = |error| (Stage::Directory, error);
     // The state directory is closed to others than the daemon's user.
     let other = identity.switch.as_ref().is_some_and(|user| user.uid != nix::unistd::geteuid().as_raw());
-    let own_dir = if other { Some(shared.handover.dir(key).map_err(files)?) } else { None };
-    let mut run_files = RunFiles::new(&dir, own_dir);
+    let mut run_files = match record.job() {
+        _ if other => RunFiles::alone(shared.handover.dir(key).map_err(files)?),
+        // What Python finds beside a program, it may import.
+        Job::Python(_) => RunFiles::alone(shared.files.join(format!("{:032x}", key.as_u128()))),
+        Job::Command(_) | Job::Script(_) | Job::Http(_) | Job::Handler(_) => {
+            RunFiles::among(&shared.files, key)
+        }
+    };
     let argv = match record.job() {
         Job::Command(command) => command.argv.iter().map(OsString::from).collect(),
         Job::Script(Script { source, args, process: _ }) => {
             let path = if other {
                 run_files.give(script::NAME, source.as_bytes().to_vec())
             } else {
-                script::write(runner_dir, source).map_err(files)?;
+                prepare_dir(runner_dir).and_then(|()| script::write(runner_dir, source)).map_err(files)?;
                 runner_dir.join(script::NAME)
             };
             script::argv(source, &path, args)
@@ -277,7 +310,8 @@ fn plan_now(
     let mut env = shared.environment.of(record, key, identity.user.as_ref(), variables, &process.env);
     env.extend(run_files.environment());
     let cwd = process.cwd.clone().unwrap_or_else(|| PathBuf::from("/"));
-    let mut launch = Launch::new(dir, argv, env, cwd);
+    let mut launch = Launch::new(key.as_u128(), dir, argv, env, cwd);
+    launch.place = record.last_seq;
     launch.files = run_files.into_files();
     if matches!(record.job(), Job::Python(_)) {
         launch.blocked_signals = vec![Signal::SIGINT as i32];

@@ -4,8 +4,8 @@
 //! open: `NAME=value` sets one, `NAME` alone unsets it, and a value of several lines stands between `NAME<<END` and a
 //! line `END`, whatever word that is. What makes no sense fails a job that would have succeeded.
 //!
-//! The files are in the attempt's directory; for a job of another user, who can't reach into the state directory, in one
-//! of that user's own.
+//! They are in the state directory, with those of all jobs that run, each under its attempt; for a job of another user,
+//! who can't reach into that, in a directory of that user's own.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    job::{Failure, Raised},
+    job::{AttemptKey, Failure, Raised},
     json::{self, Fault, MAX_DEPTH, WHOLE_NUMBER},
     process::{Files, Taken, Untaken},
 };
@@ -39,35 +39,49 @@ const MAX_TRACEBACK: usize = 16 << 10;
 
 /// The files of an attempt, to be launched with it.
 pub(super) struct RunFiles {
-    place: PathBuf,
+    /// What their names begin with.
+    prefix: String,
     files: Files,
 }
 
 impl RunFiles {
-    /// Those that every process job has; in `own_dir` where its user can't reach into the attempt's directory.
-    pub(super) fn new(attempt_dir: &Path, own_dir: Option<PathBuf>) -> Self {
-        let place = own_dir.clone().unwrap_or_else(|| attempt_dir.to_owned());
-        let taken = [RESULT, CONTEXT].map(String::from).to_vec();
-        Self { place, files: Files { dir: own_dir, given: Vec::new(), taken } }
+    /// Those that every process job has, among those of other jobs in `dir`.
+    pub(super) fn among(dir: &Path, key: AttemptKey) -> Self {
+        let prefix = format!("{:032x}.", key.as_u128());
+        Self::new(prefix, Files { dir: dir.to_owned(), ..Files::default() })
+    }
+
+    /// The same in a directory of their own.
+    pub(super) fn alone(dir: PathBuf) -> Self {
+        Self::new(String::new(), Files { dir, own_dir: true, ..Files::default() })
+    }
+
+    fn new(prefix: String, mut files: Files) -> Self {
+        files.taken = [RESULT, CONTEXT].map(|name| format!("{prefix}{name}")).to_vec();
+        Self { prefix, files }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.files.dir.join(format!("{}{name}", self.prefix))
     }
 
     /// The variables that tell the job.
     pub(super) fn environment(&self) -> [(OsString, OsString); 2] {
         [
-            (RESULT_VARIABLE.into(), self.place.join(RESULT).into()),
-            (CONTEXT_VARIABLE.into(), self.place.join(CONTEXT).into()),
+            (RESULT_VARIABLE.into(), self.path(RESULT).into()),
+            (CONTEXT_VARIABLE.into(), self.path(CONTEXT).into()),
         ]
     }
 
     /// Gives the job another file, and says where that will be.
     pub(super) fn give(&mut self, name: &str, content: Vec<u8>) -> PathBuf {
-        self.files.given.push((name.to_owned(), content));
-        self.place.join(name)
+        self.files.given.push((format!("{}{name}", self.prefix), content));
+        self.path(name)
     }
 
     /// Takes what the job's bootstrap says of a failure as well.
     pub(super) fn take_failure(&mut self) {
-        self.files.taken.push(FAILURE.into());
+        self.files.taken.push(format!("{}{FAILURE}", self.prefix));
     }
 
     /// What its shim is told.

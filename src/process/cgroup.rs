@@ -68,6 +68,16 @@ impl Cgroup {
         (kills > 0).then(|| Oom { kills, limit: limit.filter(|_| count("oom") > 0) })
     }
 
+    /// Whether controllers reach it: then it has files beyond those of every cgroup.
+    pub(super) fn is_controlled(&self) -> bool {
+        fs::read(self.dir.join("cgroup.controllers")).is_ok_and(|names| !names.trim_ascii().is_empty())
+    }
+
+    /// Opens one of its files.
+    pub(super) fn open(&self, file: &str) -> io::Result<File> {
+        File::open(self.dir.join(file))
+    }
+
     /// Moves the calling process into it.
     pub(super) fn join(&self) -> io::Result<()> {
         fs::write(self.dir.join("cgroup.procs"), "0")

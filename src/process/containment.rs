@@ -13,7 +13,7 @@ use super::keeper::sys;
 /// The means in force, probed once at start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tier {
-    /// Each attempt has a cgroup (v2) of its own, below `base`: one write kills all of it.
+    /// Each attempt has a cgroup (v2) to itself, below `base`: one write kills all of it.
     Cgroup {
         /// `<own cgroup>/runward-<8 hex digits>`.
         base: PathBuf,
@@ -31,10 +31,10 @@ impl Tier {
         }
     }
 
-    /// The cgroup of one attempt, whether it exists or not.
-    pub(super) fn attempt(&self, attempt: u128) -> Option<Cgroup> {
+    /// The cgroup of the attempts in one slot, whether it exists or not.
+    pub(super) fn slot(&self, slot: u32) -> Option<Cgroup> {
         match self {
-            Self::Cgroup { base } => Some(Cgroup::at(base.join(format!("{attempt:032x}")))),
+            Self::Cgroup { base } => Some(Cgroup::at(base.join(format!("slot-{slot}")))),
             Self::Subreaper => None,
         }
     }

@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 /// them.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Files {
-    /// A directory of their own, made with them and removed with all that is in it, for a user who can't reach into the
-    /// attempt directory. `None`: they are in that. Its parent exists.
-    pub dir: Option<PathBuf>,
+    /// Where they are.
+    pub dir: PathBuf,
+    /// That directory is their own, made with them and removed with all that is in it, for a user who can't reach into
+    /// another; its parent exists. Otherwise it exists, and other jobs' files, of other names, are in it as well.
+    pub own_dir: bool,
     /// Name and content of those that are there when the program starts.
     pub given: Vec<(String, Vec<u8>)>,
     /// Names of those that the job may leave, told in the same order in
@@ -34,6 +36,7 @@ impl fmt::Debug for Files {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Files")
             .field("dir", &self.dir)
+            .field("own_dir", &self.own_dir)
             .field("given", &self.given.iter().map(|(name, _)| name).collect::<Vec<_>>())
             .field("taken", &self.taken)
             .finish()

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
-use super::protocol::{self, FromShim, Inbox, ShimEnd, ToShim};
+use super::launcher::Link;
+use super::protocol::{self, FromShim, Inbox, ShimEnd, ToKeeper, ToShim};
 use super::{Ending, ExitReport, StartFailure};
 
 /// What a shim tells. Times are microseconds since the epoch, by the wall clock.
@@ -57,82 +58,42 @@ pub enum ShimEvent {
 #[error("the shim can't be reached: {0}")]
 pub struct SendError(#[from] io::Error);
 
-/// One shim: its events, its commands and its lifeline.
+/// A shim at work for one attempt: its events, its commands and its lifeline.
 ///
 /// Dropping it closes the lifeline, whoever holds a [`ShimControl`]: before *go* nothing was or will be
-/// executed; after it the tree is killed and the ending is left in the spool file.
+/// executed; after it the tree is killed and the ending is left for [the next start](super::spool).
 #[derive(Debug)]
 pub struct Shim {
     attempt: u128,
-    control: ShimControl,
-    inbox: Inbox,
-    end: oneshot::Receiver<ShimEnd>,
+    link: Arc<Link>,
+    worker: Worker,
+    /// What *go* sends; `None` once it was given.
+    start: Option<Vec<u8>>,
+    /// The last event was an ending, and no order was given since: the shim can do another job.
+    over: bool,
     gone: Option<ShimEvent>,
 }
 
-impl Shim {
-    pub(super) fn new(attempt: u128, stream: UnixStream, end: oneshot::Receiver<ShimEnd>) -> Self {
+/// The process behind a [`Shim`], which does one job after another.
+#[derive(Debug)]
+pub(super) struct Worker {
+    slot: u32,
+    control: ShimControl,
+    inbox: Inbox,
+    end: oneshot::Receiver<ShimEnd>,
+    /// It holds nothing that is not on record.
+    settled: bool,
+}
+
+impl Worker {
+    pub(super) fn new(slot: u32, stream: UnixStream, end: oneshot::Receiver<ShimEnd>) -> Self {
         let control = ShimControl { stream: Arc::new(stream) };
-        Self { attempt, control, inbox: Inbox::default(), end, gone: None }
+        Self { slot, control, inbox: Inbox::default(), end, settled: true }
     }
 
-    /// The attempt it was launched for.
-    pub fn attempt(&self) -> u128 {
-        self.attempt
-    }
-
-    /// A second pair of hands, for whoever sends signals while another awaits events.
-    pub fn control(&self) -> ShimControl {
-        self.control.clone()
-    }
-
-    /// Starts the job: call it once the attempt is committed. Its first effect is the attempt directory.
-    /// Cancel-safe: the message is sent whole or not at all.
-    pub async fn go(&mut self) -> Result<(), SendError> {
-        self.control.send(&ToShim::Go).await
-    }
-
-    /// As [`ShimControl::signal`].
-    pub async fn signal(&mut self, signal: i32) -> Result<(), SendError> {
-        self.control.signal(signal).await
-    }
-
-    /// As [`ShimControl::kill`].
-    pub async fn kill(&mut self) -> Result<(), SendError> {
-        self.control.kill().await
-    }
-
-    /// The ending is committed: the shim forgets it and leaves. Without it the shim stays, and when the lifeline
-    /// closes it leaves a spool file. Cancel-safe: the message is sent whole or not at all.
-    pub async fn ack(&mut self) -> Result<(), SendError> {
-        self.control.send(&ToShim::Ack).await
-    }
-
-    /// The next event. Cancel-safe: nothing is lost when the future is dropped.
-    pub async fn next(&mut self) -> ShimEvent {
-        if let Some(gone) = &self.gone {
-            return gone.clone();
-        }
-        if let Some(message) = self.receive().await {
-            match message {
-                FromShim::Ready => {
-                    tracing::error!(attempt = %format_args!("{:032x}", self.attempt), "a second ready")
-                }
-                FromShim::Started { pid, start_time } => return ShimEvent::Started { pid, start_time },
-                FromShim::StartFailed(failure) => return ShimEvent::StartFailed(failure),
-                FromShim::Signalled { signal, at } => return ShimEvent::Signalled { signal, at },
-                FromShim::Killing { at } => return ShimEvent::Killing { at },
-                FromShim::KillPending { pids } => return ShimEvent::KillPending { pids },
-                FromShim::Exited(report) => return ShimEvent::Exited(report),
-            }
-        }
-        let status = match self.end().await {
-            Some(ShimEnd::Waited { status }) => ending(status),
-            Some(ShimEnd::NotForked { .. }) | None => None,
-        };
-        let gone = ShimEvent::Gone { status };
-        self.gone = Some(gone.clone());
-        gone
+    /// Whether the keeper has not seen it end.
+    pub(super) fn lives(&mut self) -> bool {
+        matches!(self.end.try_recv(), Err(oneshot::error::TryRecvError::Empty))
     }
 
     /// The next message; `None` at the end of the stream. Cancel-safe.
@@ -142,7 +103,7 @@ impl Shim {
                 Ok(Some(message)) => return Some(message),
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::error!(attempt = %format_args!("{:032x}", self.attempt), %error, "a shim's message is unreadable");
+                    tracing::error!(slot = self.slot, %error, "a shim's message is unreadable");
                     return None;
                 }
             }
@@ -161,15 +122,121 @@ impl Shim {
     pub(super) async fn end(&mut self) -> Option<ShimEnd> {
         (&mut self.end).await.ok()
     }
+}
 
-    /// A frame that was made before, for the one that is large.
-    pub(super) async fn send_frame(&self, frame: &[u8]) -> Result<(), SendError> {
-        self.control.send_frame(frame).await
+impl Shim {
+    pub(super) fn new(attempt: u128, link: Arc<Link>, worker: Worker, start: Vec<u8>) -> Self {
+        Self { attempt, link, worker, start: Some(start), over: false, gone: None }
+    }
+
+    /// The attempt it was launched for.
+    pub fn attempt(&self) -> u128 {
+        self.attempt
+    }
+
+    /// A second pair of hands after *go*, for whoever sends signals while another awaits events.
+    pub fn control(&self) -> ShimControl {
+        self.worker.control.clone()
+    }
+
+    /// Starts the job: call it once the attempt is committed. Its first effect is the attempt in the shim's slot.
+    /// Not cancel-safe: of a large job a part may have been sent, and dropping the shim then ends it.
+    pub async fn go(&mut self) -> Result<(), SendError> {
+        let Some(start) = self.start.take() else { return Ok(()) };
+        loop {
+            self.link.slots().occupy(self.worker.slot);
+            self.worker.settled = false;
+            let Err(error) = self.worker.control.send_frame(&start).await else { return Ok(()) };
+            // It died while it was idle, and has not read all of this: nothing was executed.
+            self.settle();
+            self.worker = match self.link.idle_worker() {
+                Some(other) => other,
+                None => self.link.fork().await.map_err(|_| error)?,
+            };
+        }
+    }
+
+    /// As [`ShimControl::signal`]; before *go* it is kept until the job runs.
+    pub async fn signal(&mut self, signal: i32) -> Result<(), SendError> {
+        match &mut self.start {
+            Some(start) => {
+                start.extend(protocol::frame(&ToShim::Signal { signal })?);
+                Ok(())
+            }
+            None => self.worker.control.signal(signal).await,
+        }
+    }
+
+    /// As [`ShimControl::kill`]; before *go* it ends the shim with nothing executed.
+    pub async fn kill(&mut self) -> Result<(), SendError> {
+        match self.start.take() {
+            Some(_) => self.ack().await,
+            None => self.worker.control.kill().await,
+        }
+    }
+
+    /// Has the keeper kill the shim, and what it holds, when it answers no [`kill`](Self::kill): it waits for its child
+    /// then, which is stuck on its way to the program. Answered by `Gone` when nothing lives any more.
+    pub async fn kill_shim(&mut self) -> Result<(), SendError> {
+        Ok(self.link.ask(ToKeeper::Kill(self.worker.slot), None).await?)
+    }
+
+    /// The ending is committed: the shim forgets it and leaves. Without it the shim stays, and when the lifeline
+    /// closes it leaves the ending for the next start. Cancel-safe: the message is sent whole or not at all.
+    pub async fn ack(&mut self) -> Result<(), SendError> {
+        self.settle();
+        self.worker.control.send(&ToShim::Ack).await
+    }
+
+    fn settle(&mut self) {
+        self.worker.settled = true;
+        self.link.slots().settle(self.worker.slot);
+    }
+
+    /// The ending is committed, as for [`ack`](Self::ack), and the shim may stay for another attempt.
+    pub fn release(mut self) {
+        self.settle();
+        let Self { link, worker, over, .. } = self;
+        if over && !worker.control.is_shared() {
+            link.keep_idle(worker);
+        }
+    }
+
+    /// The next event. Cancel-safe: nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> ShimEvent {
+        if let Some(gone) = &self.gone {
+            return gone.clone();
+        }
+        if let Some(message) = self.worker.receive().await {
+            self.over = matches!(message, FromShim::StartFailed(_) | FromShim::Exited(_));
+            match message {
+                FromShim::Ready => tracing::error!(slot = self.worker.slot, "a second ready"),
+                FromShim::Started { pid, start_time } => return ShimEvent::Started { pid, start_time },
+                FromShim::StartFailed(failure) => return ShimEvent::StartFailed(failure),
+                FromShim::Signalled { signal, at } => return ShimEvent::Signalled { signal, at },
+                FromShim::Killing { at } => return ShimEvent::Killing { at },
+                FromShim::KillPending { pids } => return ShimEvent::KillPending { pids },
+                FromShim::Exited(report) => return ShimEvent::Exited(report),
+            }
+        }
+        let status = match self.worker.end().await {
+            Some(ShimEnd::Waited { status }) => ending(status),
+            Some(ShimEnd::NotForked { .. }) | None => None,
+        };
+        let gone = ShimEvent::Gone { status };
+        self.gone = Some(gone.clone());
+        gone
     }
 }
 
-impl Drop for Shim {
+impl Drop for Worker {
     fn drop(&mut self) {
+        if self.settled
+            && let Ok(frame) = protocol::frame(&ToShim::Ack)
+        {
+            // A few bytes, which an idle socket takes. Without them it leaves an ending that nobody asks for.
+            self.control.stream.try_write(&frame).ok();
+        }
         let fd = self.control.stream.as_raw_fd();
         // Fails only when the other end is gone already, which is what is wanted.
         nix::sys::socket::shutdown(fd, nix::sys::socket::Shutdown::Both).ok();
@@ -184,23 +251,28 @@ pub struct ShimControl {
 
 impl ShimControl {
     /// Sends `signal` to the job's process group, then CONT so that a stopped one takes it (not after KILL, STOP
-    /// and CONT). Answered by `Signalled`; not answered when the job has ended by then. Before the program
-    /// runs it is kept until it does. Cancel-safe: sent whole or not at all.
+    /// and CONT). Answered by `Signalled`; not answered when the job has ended by then. Cancel-safe: sent whole or
+    /// not at all.
     pub async fn signal(&self, signal: i32) -> Result<(), SendError> {
         self.send(&ToShim::Signal { signal }).await
     }
 
-    /// Kills the whole tree. Answered by `Killing` at once and `Exited` when nothing of it lives. Before *go* it
-    /// ends the shim with nothing executed. Cancel-safe: sent whole or not at all.
+    /// Kills the whole tree. Answered by `Killing` at once and `Exited` when nothing of it lives. Cancel-safe: sent
+    /// whole or not at all.
     pub async fn kill(&self) -> Result<(), SendError> {
         self.send(&ToShim::Kill).await
+    }
+
+    /// Whether somebody else has a pair of hands: a shim that goes to another attempt must not be in them.
+    fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.stream) > 1
     }
 
     async fn send(&self, message: &ToShim) -> Result<(), SendError> {
         self.send_frame(&protocol::frame(message)?).await
     }
 
-    /// Commands are a few bytes, which the socket takes whole; only `Launch` is ever split, and then nobody else
+    /// Commands are a few bytes, which the socket takes whole; only a job is ever split, and then nobody else
     /// has this stream yet.
     async fn send_frame(&self, frame: &[u8]) -> Result<(), SendError> {
         let mut rest = frame;

@@ -11,8 +11,12 @@ use super::{Files, Taken};
 /// Everything a shim needs to start one job. Nothing is taken from the daemon's own environment.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
-    /// The attempt directory. Its parent exists; the directory itself is made (0700) on *go*, never before,
-    /// so that its existence says: *go* was given.
+    /// The attempt, unique for ever: on *go* it is written to the shim's slot, by which the
+    /// [next start](super::spool) knows that it was executed.
+    pub attempt: u128,
+    /// The place of its start in the caller's log, which is written beside it.
+    pub place: u64,
+    /// The attempt directory, for its output. It is made (0700) with the first output, and its parent as well.
     #[serde(with = "path_bytes")]
     pub dir: PathBuf,
     /// The program and its arguments. A program without a slash is searched in the `PATH` of [`env`](Self::env).
@@ -52,8 +56,16 @@ impl Launch {
     pub const MAX_LOG_BYTES: u64 = 64 << 20;
 
     /// The rest at its defaults: no input, own user, umask 022, no limits, default log bounds.
-    pub fn new(dir: PathBuf, argv: Vec<OsString>, env: Vec<(OsString, OsString)>, cwd: PathBuf) -> Self {
+    pub fn new(
+        attempt: u128,
+        dir: PathBuf,
+        argv: Vec<OsString>,
+        env: Vec<(OsString, OsString)>,
+        cwd: PathBuf,
+    ) -> Self {
         Self {
+            attempt,
+            place: 0,
             dir,
             argv,
             env,
@@ -147,7 +159,7 @@ pub enum Resource {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// Making the attempt directory. `EEXIST`: this attempt was started before.
+    /// Writing to the slot, or making the job's files.
     Directory,
     /// Making or placing the pipes and `/dev/null`.
     Stdio,

@@ -1,9 +1,12 @@
 //! The daemon's end of the keeper: starting it, asking it for shims, and noticing its death.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::io::{self, IoSlice};
+use std::num::NonZero;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType};
@@ -15,10 +18,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::containment::Tier;
-use super::handle::ending;
+use super::handle::{Worker, ending};
 use super::keeper;
-use super::protocol::{self, FromShim, KeeperReport, ShimEnd};
-use super::{Ending, Launch, Shim, Stage, StartFailure};
+use super::protocol::{self, FromShim, KeeperReport, ShimEnd, Start, ToKeeper};
+use super::{Ending, Launch, Shim};
 
 /// What the keeper is given besides its standard streams.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub struct KeeperSetup {
     pub children_lock: OwnedFd,
     /// How trees are held.
     pub tier: Tier,
+    /// Where shims note what they execute, see [`spool`](super::spool).
+    pub slots: PathBuf,
 }
 
 /// Why there is no keeper.
@@ -79,7 +84,8 @@ impl KeeperLink {
         let link = Arc::new(Link {
             // A datagram socket to the runtime: this one keeps the bounds of messages as well.
             socket: UnixDatagram::from_std(self.socket.into())?,
-            ends: Mutex::new(HashMap::new()),
+            slots: Mutex::default(),
+            idle: Mutex::new(Idle { workers: Vec::new(), limit: IDLE_PER_CORE * cores() }),
             _children_lock: self.children_lock,
         });
         let mut reader = JoinSet::new();
@@ -88,17 +94,153 @@ impl KeeperLink {
     }
 }
 
+/// What launchers and shims share.
 #[derive(Debug)]
-struct Link {
+pub(super) struct Link {
     socket: UnixDatagram,
-    /// Who waits for which shim's end.
-    ends: Mutex<HashMap<u128, oneshot::Sender<ShimEnd>>>,
+    slots: Mutex<Slots>,
+    idle: Mutex<Idle>,
     _children_lock: OwnedFd,
 }
 
+/// Shims without a job.
+#[derive(Debug)]
+struct Idle {
+    /// The one that worked last is the next: what it needs is still in the processor's caches.
+    workers: Vec<Worker>,
+    limit: usize,
+}
+
+/// The numbers of shims, each a small one that nobody has: so that what they leave is bounded.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    taken: HashMap<u32, Taken>,
+    free: BinaryHeap<Reverse<u32>>,
+    next: u32,
+}
+
+#[derive(Debug)]
+struct Taken {
+    /// Who waits for the shim's end.
+    end: Option<oneshot::Sender<ShimEnd>>,
+    /// It holds an attempt whose ending is not on record: the next start may have to know of it.
+    occupied: bool,
+}
+
+impl Slots {
+    fn take(&mut self) -> (u32, oneshot::Receiver<ShimEnd>) {
+        let slot = self.free.pop().map_or_else(
+            || {
+                self.next += 1;
+                self.next - 1
+            },
+            |Reverse(slot)| slot,
+        );
+        let (end, ended) = oneshot::channel();
+        self.taken.insert(slot, Taken { end: Some(end), occupied: false });
+        (slot, ended)
+    }
+
+    pub(super) fn occupy(&mut self, slot: u32) {
+        if let Some(taken) = self.taken.get_mut(&slot) {
+            taken.occupied = true;
+        }
+    }
+
+    pub(super) fn settle(&mut self, slot: u32) {
+        if let Some(taken) = self.taken.get_mut(&slot) {
+            taken.occupied = false;
+            if taken.end.is_none() {
+                self.free(slot);
+            }
+        }
+    }
+
+    fn ended(&mut self, slot: u32, end: ShimEnd) {
+        let Some(taken) = self.taken.get_mut(&slot) else { return };
+        if let Some(waiting) = taken.end.take() {
+            // Nobody listens when the Shim was dropped; the keeper has done its part all the same.
+            waiting.send(end).ok();
+        }
+        if !taken.occupied {
+            self.free(slot);
+        }
+    }
+
+    fn free(&mut self, slot: u32) {
+        self.taken.remove(&slot);
+        self.free.push(Reverse(slot));
+    }
+}
+
 impl Link {
-    fn ends(&self) -> std::sync::MutexGuard<'_, HashMap<u128, oneshot::Sender<ShimEnd>>> {
-        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that lives, as far as the keeper has told.
+    pub(super) fn idle_worker(&self) -> Option<Worker> {
+        let mut idle = self.idle();
+        std::iter::from_fn(|| idle.workers.pop()).find_map(|mut worker| worker.lives().then_some(worker))
+    }
+
+    /// Keeps a shim for the next attempt, if there is room; else it leaves.
+    pub(super) fn keep_idle(&self, worker: Worker) {
+        let mut idle = self.idle();
+        if idle.workers.len() < idle.limit {
+            idle.workers.push(worker);
+        }
+    }
+
+    fn limit_idle(&self, limit: usize) {
+        let mut idle = self.idle();
+        idle.limit = limit;
+        idle.workers.truncate(limit);
+    }
+
+    /// Has the keeper fork a shim, and waits until it is there. Cancel-safe: dropping the future ends it.
+    pub(super) async fn fork(&self) -> Result<Worker, LaunchError> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        theirs.set_nonblocking(true)?;
+        let ours = UnixStream::from_std(ours)?;
+        let (slot, end) = self.slots().take();
+        let mut worker = Worker::new(slot, ours, end);
+        if let Err(error) = self.ask(ToKeeper::Fork(slot), Some(theirs.into())).await {
+            self.slots().free(slot);
+            return Err(error.into());
+        }
+        match worker.receive().await {
+            Some(FromShim::Ready) => return Ok(worker),
+            Some(other) => tracing::error!(?other, "a shim said something before ready"),
+            None => {}
+        }
+        match worker.end().await {
+            Some(ShimEnd::NotForked { errno }) => {
+                Err(match LaunchError::from(io::Error::from_raw_os_error(errno)) {
+                    LaunchError::System(error) => LaunchError::NotForked(error),
+                    other => other,
+                })
+            }
+            Some(ShimEnd::Waited { status }) => Err(LaunchError::ShimEnded(ending(status))),
+            None => Err(LaunchError::KeeperGone),
+        }
+    }
+
+    /// Sends an order to the keeper. Cancel-safe: it is sent whole or not at all.
+    pub(super) async fn ask(&self, order: ToKeeper, with: Option<OwnedFd>) -> io::Result<()> {
+        let fds: Vec<_> = with.iter().map(AsRawFd::as_raw_fd).collect();
+        let (bytes, with) = (order.encode(), [ControlMessage::ScmRights(&fds)]);
+        let ask = || {
+            let (bytes, with) = ([IoSlice::new(&bytes)], if fds.is_empty() { &[][..] } else { &with[..] });
+            let keeper = self.socket.as_raw_fd();
+            socket::sendmsg::<()>(keeper, &bytes, with, MsgFlags::MSG_NOSIGNAL, None).map_err(io::Error::from)
+        };
+        self.socket.async_io(Interest::WRITABLE, ask).await.map(drop)
     }
 }
 
@@ -108,6 +250,7 @@ struct Lifeline(Arc<Link>);
 
 impl Drop for Lifeline {
     fn drop(&mut self) {
+        self.0.limit_idle(0);
         // Only the way there: reports still come until the keeper has left. Fails only when it has.
         socket::shutdown(self.0.socket.as_raw_fd(), socket::Shutdown::Write).ok();
     }
@@ -120,12 +263,7 @@ async fn read_reports(link: Arc<Link>) {
         match link.socket.recv(&mut bytes).await {
             Ok(0) => break,
             Ok(n) => match KeeperReport::decode(&bytes[..n]) {
-                Some(report) => {
-                    if let Some(waiting) = link.ends().remove(&report.attempt) {
-                        // Nobody listens when the Shim was dropped; the keeper has done its part all the same.
-                        waiting.send(report.end).ok();
-                    }
-                }
+                Some(KeeperReport { slot, end }) => link.slots().ended(slot, end),
                 None => tracing::error!(bytes = n, "the keeper's message is unreadable"),
             },
             Err(error) => {
@@ -135,7 +273,7 @@ async fn read_reports(link: Arc<Link>) {
         }
     }
     // Whoever still waits learns from the closed channel that the keeper is gone.
-    link.ends().clear();
+    link.slots().taken.clear();
 }
 
 /// Why a shim was not launched. Nothing stays behind: no process, no directory, no cgroup.
@@ -150,23 +288,12 @@ pub enum LaunchError {
     /// No program.
     #[error("argv is empty")]
     NoProgram,
-    /// This attempt has a shim already.
-    #[error("the attempt has a shim already")]
-    Duplicate,
     /// Descriptors have run out: `EMFILE`, `ENFILE` or `ETOOMANYREFS`. Worth trying again later.
     #[error("out of descriptors: {0}")]
     Descriptors(#[source] io::Error),
     /// The keeper could not fork: `EAGAIN` or `ENOMEM`. Worth trying again later.
     #[error("no process for the shim: {0}")]
     NotForked(#[source] io::Error),
-    /// The shim could not prepare the job.
-    #[error("can't prepare the job: {}: {}", stage.name(), io::Error::from_raw_os_error(*errno))]
-    Prepare {
-        /// What was being done.
-        stage: Stage,
-        /// Why it failed.
-        errno: i32,
-    },
     /// The shim ended before it was ready; `None` when the keeper went first.
     #[error("the shim ended before it was ready: {0:?}")]
     ShimEnded(Option<Ending>),
@@ -195,52 +322,32 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// Forks a shim for `attempt` and gives it the job. Returns when it is ready for [`Shim::go`]: pipes and cgroup
-    /// exist, nothing is executed, and the attempt directory is not made.
+    /// Has a shim ready for an attempt: one that is idle, or a new one. Returns when [`Shim::go`] can be called; nothing
+    /// is executed, and nothing of the attempt is on disk.
     ///
-    /// Cancel-safe: dropping the future ends the shim.
-    pub async fn launch(&self, attempt: u128, spec: &Launch) -> Result<Shim, LaunchError> {
+    /// Cancel-safe: dropping the future ends a new shim.
+    pub async fn launch(&self, spec: &Launch) -> Result<Shim, LaunchError> {
         check(spec)?;
-        let job = protocol::frame(spec)?;
         let link = &self.lifeline.0;
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        theirs.set_nonblocking(true)?;
-        let registered = Registered::new(link, attempt)?;
-        let fds = [theirs.as_raw_fd()];
-        let id = attempt.to_le_bytes();
-        let ask = || {
-            let (bytes, with) = ([IoSlice::new(&id)], [ControlMessage::ScmRights(&fds)]);
-            let keeper = link.socket.as_raw_fd();
-            socket::sendmsg::<()>(keeper, &bytes, &with, MsgFlags::MSG_NOSIGNAL, None)
-                .map_err(io::Error::from)
+        let start = protocol::frame(&Start::Start(spec))?;
+        let worker = match link.idle_worker() {
+            Some(worker) => worker,
+            None => link.fork().await?,
         };
-        link.socket.async_io(Interest::WRITABLE, ask).await?;
-        drop(theirs);
-        let mut shim = Shim::new(attempt, UnixStream::from_std(ours)?, registered.keep());
-        if let Err(error) = shim.send_frame(&job).await {
-            // It could not be forked, or was killed: the keeper's report says which.
-            tracing::debug!(%error, "the launch was not sent");
-        }
-        match shim.receive().await {
-            Some(FromShim::Ready) => return Ok(shim),
-            Some(FromShim::StartFailed(StartFailure { stage, errno, detail: _ })) => {
-                return Err(LaunchError::Prepare { stage, errno });
-            }
-            Some(other) => tracing::error!(?other, "a shim said something before ready"),
-            None => {}
-        }
-        match shim.end().await {
-            Some(ShimEnd::NotForked { errno }) => {
-                Err(match LaunchError::from(io::Error::from_raw_os_error(errno)) {
-                    LaunchError::System(error) => LaunchError::NotForked(error),
-                    other => other,
-                })
-            }
-            Some(ShimEnd::Waited { status }) => Err(LaunchError::ShimEnded(ending(status))),
-            None => Err(LaunchError::KeeperGone),
-        }
+        Ok(Shim::new(spec.attempt, Arc::clone(link), worker, start))
     }
+
+    /// Keeps no more than so many shims idle from now on; without it, as many as process jobs run at once by default.
+    pub fn limit_idle(&self, limit: usize) {
+        self.lifeline.0.limit_idle(limit);
+    }
+}
+
+/// As many as process jobs run at once by default: more are idle only when more were allowed to run.
+const IDLE_PER_CORE: usize = 4;
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 fn check(spec: &Launch) -> Result<(), LaunchError> {
@@ -253,37 +360,6 @@ fn check(spec: &Launch) -> Result<(), LaunchError> {
     spec.env.iter().try_for_each(|(k, v)| clean("env", k.as_bytes()).and(clean("env", v.as_bytes())))?;
     clean("cwd", spec.cwd.as_os_str().as_bytes())?;
     clean("dir", spec.dir.as_os_str().as_bytes())
-}
-
-/// A place in the table of ends, given back unless kept.
-struct Registered<'a> {
-    link: &'a Link,
-    attempt: u128,
-    end: Option<oneshot::Receiver<ShimEnd>>,
-}
-
-impl<'a> Registered<'a> {
-    fn new(link: &'a Link, attempt: u128) -> Result<Self, LaunchError> {
-        let (sender, receiver) = oneshot::channel();
-        match link.ends().entry(attempt) {
-            std::collections::hash_map::Entry::Occupied(_) => return Err(LaunchError::Duplicate),
-            std::collections::hash_map::Entry::Vacant(place) => place.insert(sender),
-        };
-        Ok(Self { link, attempt, end: Some(receiver) })
-    }
-
-    /// From here the keeper's report removes it.
-    fn keep(mut self) -> oneshot::Receiver<ShimEnd> {
-        self.end.take().unwrap_or_else(|| oneshot::channel().1)
-    }
-}
-
-impl Drop for Registered<'_> {
-    fn drop(&mut self) {
-        if self.end.is_some() {
-            self.link.ends().remove(&self.attempt);
-        }
-    }
 }
 
 /// How the keeper ended; `None` when somebody else has taken its status.

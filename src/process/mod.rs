@@ -3,17 +3,17 @@
 //! ```text
 //! daemon          Launcher, Shim: ask and listen, over sockets
 //! └── keeper      forked before any thread exists; forks shims, reaps them, sweeps behind them
-//!     └── shim    one per attempt; holds the whole tree of the job, its pipes and its log
+//!     └── shim    one per attempt at a time; holds the whole tree of the job, its pipes and its log
 //!         └── job
 //! ```
 //!
 //! A job starts only after *go*, which the daemon sends once the attempt is on record. Each shim holds a
-//! lifeline, its socket to the daemon: when that closes, the tree dies and the ending is left in a
-//! [spool file](spool) for the next start. An ending is reported only when nothing of the tree lives, and
-//! the shim holds it until the daemon [acknowledges](Shim::ack).
+//! lifeline, its socket to the daemon: when that closes, the tree dies and the ending is [left](spool) for the next
+//! start. An ending is reported only when nothing of the tree lives, and the shim holds it until the daemon says that it
+//! is on record: then the shim is [idle](Shim::release), and takes another attempt, or [leaves](Shim::ack).
 //!
-//! Names: *attempt* is one try of a run, a 128-bit id that the caller chooses; the *attempt directory*
-//! holds its log segments and its spool file.
+//! Names: *attempt* is one try of a run, a 128-bit id that the caller chooses; the *attempt directory* holds its output;
+//! the *slot* of a shim is its number, under which it notes what it executes.
 
 mod cgroup;
 pub mod children_lock;

@@ -5,7 +5,7 @@ use std::io;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{ExitReport, StartFailure};
+use super::{ExitReport, Launch, StartFailure};
 
 /// The longest frame, in bytes: arguments and environment may be 2 MiB, standard input 1 MiB, and a factor of
 /// two for what these bounds may grow to.
@@ -13,13 +13,23 @@ pub const FRAME_LIMIT: usize = 8 << 20;
 
 const LENGTH_BYTES: usize = 4;
 
-/// Daemon to shim, after the first frame, which is the [`Launch`](super::Launch).
+/// Daemon to shim.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum ToShim {
-    Go,
-    Signal { signal: i32 },
+    /// *Go*, and what to do. The ending of the attempt before is on record.
+    Start(Box<Launch>),
+    Signal {
+        signal: i32,
+    },
     Kill,
+    /// The ending is on record, and there is no more to do.
     Ack,
+}
+
+/// [`ToShim::Start`] of a borrowed job.
+#[derive(Serialize)]
+pub(super) enum Start<'a> {
+    Start(&'a Launch),
 }
 
 /// Shim to daemon. Times are microseconds since the epoch.
@@ -34,11 +44,44 @@ pub(super) enum FromShim {
     Exited(ExitReport),
 }
 
-/// Keeper to daemon, one datagram each. The request the other way is the attempt id alone, with the
-/// shim's end of its socket as the only descriptor.
+/// Daemon to keeper, one datagram each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ToKeeper {
+    /// Fork a shim for this slot; its end of the socket comes along as the only descriptor.
+    Fork(u32),
+    /// Kill the shim that answers nothing, and sweep.
+    Kill(u32),
+}
+
+impl ToKeeper {
+    pub(super) const LEN: usize = 8;
+
+    pub(super) fn encode(self) -> [u8; Self::LEN] {
+        let (kind, slot) = match self {
+            Self::Fork(slot) => (0u32, slot),
+            Self::Kill(slot) => (1, slot),
+        };
+        let mut bytes = [0; Self::LEN];
+        bytes[..4].copy_from_slice(&kind.to_le_bytes());
+        bytes[4..].copy_from_slice(&slot.to_le_bytes());
+        bytes
+    }
+
+    pub(super) fn decode(bytes: [u8; Self::LEN]) -> Option<Self> {
+        let [a, b, c, d, slot @ ..] = bytes;
+        let slot = u32::from_le_bytes(slot);
+        match u32::from_le_bytes([a, b, c, d]) {
+            0 => Some(Self::Fork(slot)),
+            1 => Some(Self::Kill(slot)),
+            _ => None,
+        }
+    }
+}
+
+/// Keeper to daemon, one datagram each.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct KeeperReport {
-    pub(super) attempt: u128,
+    pub(super) slot: u32,
     pub(super) end: ShimEnd,
 }
 
@@ -52,7 +95,7 @@ pub(super) enum ShimEnd {
 }
 
 impl KeeperReport {
-    pub(super) const LEN: usize = 24;
+    pub(super) const LEN: usize = 12;
 
     pub(super) fn encode(&self) -> [u8; Self::LEN] {
         let (kind, value) = match self.end {
@@ -60,14 +103,14 @@ impl KeeperReport {
             ShimEnd::NotForked { errno } => (1, errno),
         };
         let mut bytes = [0; Self::LEN];
-        bytes[..16].copy_from_slice(&self.attempt.to_le_bytes());
-        bytes[16..20].copy_from_slice(&kind.to_le_bytes());
-        bytes[20..].copy_from_slice(&value.to_le_bytes());
+        bytes[..4].copy_from_slice(&self.slot.to_le_bytes());
+        bytes[4..8].copy_from_slice(&kind.to_le_bytes());
+        bytes[8..].copy_from_slice(&value.to_le_bytes());
         bytes
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (attempt, rest) = bytes.split_first_chunk::<16>()?;
+        let (slot, rest) = bytes.split_first_chunk::<4>()?;
         let (kind, rest) = rest.split_first_chunk::<4>()?;
         let value = i32::from_le_bytes(rest.try_into().ok()?);
         let end = match u32::from_le_bytes(*kind) {
@@ -75,7 +118,7 @@ impl KeeperReport {
             1 => ShimEnd::NotForked { errno: value },
             _ => return None,
         };
-        Some(Self { attempt: u128::from_le_bytes(*attempt), end })
+        Some(Self { slot: u32::from_le_bytes(*slot), end })
     }
 }
 
@@ -167,18 +210,21 @@ mod tests {
         let odd = OsString::from_vec(vec![b'/', 0xff, 0xfe]);
         let argv = vec![odd.clone(), "b".into()];
         let mut launch =
-            super::super::Launch::new(odd.clone().into(), argv, vec![("K".into(), odd.clone())], odd.into());
+            Launch::new(7, odd.clone().into(), argv, vec![("K".into(), odd.clone())], odd.into());
         launch.stdin = Some((0..=255).collect());
         let mut inbox = Inbox::default();
-        inbox.bytes().extend(frame(&launch).unwrap());
-        assert_eq!(inbox.next().unwrap(), Some(launch));
+        inbox.bytes().extend(frame(&Start::Start(&launch)).unwrap());
+        assert_eq!(inbox.next().unwrap(), Some(ToShim::Start(Box::new(launch))));
     }
 
     #[test]
     fn keeper_reports_come_back() {
         for end in [ShimEnd::Waited { status: 9 }, ShimEnd::NotForked { errno: 11 }] {
-            let report = KeeperReport { attempt: u128::MAX - 5, end };
+            let report = KeeperReport { slot: u32::MAX - 5, end };
             assert_eq!(KeeperReport::decode(&report.encode()), Some(report));
+        }
+        for order in [ToKeeper::Fork(3), ToKeeper::Kill(u32::MAX)] {
+            assert_eq!(ToKeeper::decode(order.encode()), Some(order));
         }
         assert_eq!(KeeperReport::decode(&[2; KeeperReport::LEN]), None);
         assert_eq!(KeeperReport::decode(&[0; KeeperReport::LEN - 1]), None);

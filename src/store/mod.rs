@@ -89,6 +89,12 @@ pub enum OpenError {
          it; restore the file from a backup, or move `logs/{0}` away to go on without what was lost"
     )]
     Forgotten(RunnerId),
+    /// A start was executed that the store knows nothing of.
+    #[error(
+        "it has lost its latest records: a job was executed, as a file in `slots` tells, whose start is not in it; \
+         restore the file from a backup, or remove the files in `slots` to go on without what was lost"
+    )]
+    ForgottenStart,
     /// The program was built with a SQLite that corrupts.
     #[error(
         "this runward was built with SQLite {0}, which can corrupt the store; use SQLite 3.51.3 or later"

@@ -10,10 +10,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use runward::process::containment::{Tier, sweep_leftovers};
 use runward::process::recovery::sweep_marked;
-use runward::process::spool::{Found, Spooled, find};
+use runward::process::spool::{Found, Spooled};
 use runward::process::{Ending, ShimEvent, Stage, StartFailure};
 
-use crate::world::{World, children_of, event, eventually, exit_of, marked, program, stat, take_lock};
+use crate::world::{
+    World, children_of, endings, event, eventually, exit_of, find, marked, program, stat, take_lock,
+};
 
 /// A job that hides, and stays.
 const HIDES: &str =
@@ -75,8 +77,8 @@ impl Daemon {
         self.process.wait().expect("reap the daemon");
     }
 
-    fn attempt_dir(&self, number: usize) -> PathBuf {
-        self.dir.path().join(format!("{:032x}", self.attempts[number]))
+    fn find(&self, number: usize) -> Found {
+        find(self.dir.path(), self.attempts[number])
     }
 
     /// Waits, as a restarted daemon does, for everything of the earlier one to be gone.
@@ -113,7 +115,7 @@ pub(crate) async fn case_15_shim_killed(world: &World) {
     signal(parent, Signal::SIGKILL);
     assert_eq!(event(&mut shim).await, ShimEvent::Gone { status: Some(Ending::Signal(SIGKILL)) });
     assert_eq!(marked(&[job.0]), Vec::<i32>::new(), "alive when it was told gone");
-    assert_eq!(find(&job.1.dir).expect("look"), Found::Unknown);
+    assert_eq!(find(world.dir.path(), job.0), Found::Unknown);
     // The others are left alone.
     let (mut other, pid) = other;
     assert!(stat(pid).is_some_and(|(state, _)| state != 'Z'));
@@ -131,13 +133,13 @@ pub(crate) async fn case_16_keeper_killed(world: &World) {
     assert_eq!(daemon.until("keeper-ended "), "Some(Signal(9))");
     eventually("all trees are dead", || marked(&daemon.attempts).is_empty());
     assert!(from.elapsed() < Duration::from_secs(1), "took {:?}", from.elapsed());
-    assert!(!daemon.attempt_dir(2).exists());
+    assert_eq!(daemon.find(2), Found::NeverStarted);
     // The shims keep the endings for the next start, which knows what they mean.
     daemon.kill();
     assert!(daemon.rest().iter().all(|line| !line.contains("Exited")), "an ending was told");
     daemon.wait_for_lock();
     for number in 0..2 {
-        let found = find(&daemon.attempt_dir(number)).expect("look");
+        let found = daemon.find(number);
         let Found::Ended(Spooled::Exited { report, lifeline: true }) = found else { panic!("{found:?}") };
         assert_eq!(report.ending, Ending::Signal(SIGKILL));
     }
@@ -152,29 +154,24 @@ pub(crate) async fn daemon_killed_while_running(world: &World) {
     daemon.wait_for_lock();
     assert!(from.elapsed() < Duration::from_secs(1), "took {:?}", from.elapsed());
     for number in 0..2 {
-        let found = find(&daemon.attempt_dir(number)).expect("look");
+        let found = daemon.find(number);
         let Found::Ended(Spooled::Exited { report, lifeline: true }) = found else { panic!("{found:?}") };
         assert_eq!(report.ending, Ending::Signal(SIGKILL));
         assert_eq!(report.output_bytes, 3);
-        assert!(!daemon.attempt_dir(number).join("exit.tmp").exists());
     }
 }
 
 pub(crate) async fn daemon_killed_after_exit(world: &World) {
     let mut daemon = Daemon::start(world, &["echo said; exit 3"]);
     assert!(daemon.until("event 0 Exited").contains("Code(3)"));
-    assert_eq!(
-        find(&daemon.attempt_dir(0)).expect("look"),
-        Found::Unknown,
-        "nothing is spooled while it is held"
-    );
+    assert_eq!(daemon.find(0), Found::Unknown, "nothing is spooled while it is held");
     daemon.kill();
     daemon.wait_for_lock();
-    let found = find(&daemon.attempt_dir(0)).expect("look");
+    let found = daemon.find(0);
     let Found::Ended(Spooled::Exited { report, lifeline: false }) = found else { panic!("{found:?}") };
     assert_eq!((report.ending, report.output_bytes), (Ending::Code(3), 5));
     // The file is plain JSON, as others read it.
-    let text = std::fs::read_to_string(daemon.attempt_dir(0).join("exit")).expect("read");
+    let text = std::fs::read_to_string(&endings(daemon.dir.path())[0]).expect("read");
     assert!(text.contains(r#""ending":{"code":3}"#) && text.contains(r#""lifeline":false"#), "{text}");
 }
 
@@ -183,7 +180,7 @@ pub(crate) async fn daemon_killed_before_go(world: &World) {
     daemon.kill();
     daemon.wait_for_lock();
     for number in 0..2 {
-        assert_eq!(find(&daemon.attempt_dir(number)).expect("look"), Found::NeverStarted);
+        assert_eq!(daemon.find(number), Found::NeverStarted);
     }
 }
 
@@ -192,7 +189,7 @@ pub(crate) async fn daemon_killed_after_failed_start(world: &World) {
     daemon.until("event 0 StartFailed");
     daemon.kill();
     daemon.wait_for_lock();
-    let found = find(&daemon.attempt_dir(0)).expect("look");
+    let found = daemon.find(0);
     assert_eq!(found, Found::Ended(Spooled::StartFailed(StartFailure::new(Stage::Exec, ENOENT))));
 }
 
@@ -203,10 +200,10 @@ pub(crate) async fn dropping_the_shim_kills(world: &World) {
     eventually("the tree is up", || marked(&[job.0]).len() == HIDING);
     drop(shim);
     eventually("the tree is dead", || marked(&[job.0]).is_empty());
-    eventually("the ending is left", || job.1.dir.join("exit").exists());
+    eventually("the ending is left", || matches!(find(world.dir.path(), job.0), Found::Ended(_)));
     eventually("the shim leaves", || children_of(world.keeper).is_empty());
     assert!(control.kill().await.is_err(), "a control does not hold the lifeline");
-    let found = find(&job.1.dir).expect("look");
+    let found = find(world.dir.path(), job.0);
     assert!(matches!(found, Found::Ended(Spooled::Exited { lifeline: true, .. })), "{found:?}");
 }
 
@@ -229,7 +226,7 @@ pub(crate) async fn all_killed_at_once(world: &World) {
         None => assert!(sweep_marked(&daemon.attempts).expect("sweep") >= before.len()),
     }
     assert_eq!(marked(&daemon.attempts), Vec::<i32>::new());
-    assert_eq!(find(&daemon.attempt_dir(0)).expect("look"), Found::Unknown);
+    assert_eq!(daemon.find(0), Found::Unknown);
     drop(lock);
 }
 

@@ -7,7 +7,7 @@ use runward::process::log::{Frame, Item, LogReader, Stream, TailStart, tail};
 use runward::process::{Ending, Launch};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
-use crate::world::{World, event, eventually, fifo, finish, output, text};
+use crate::world::{World, event, eventually, fifo, finish, output, stat, text};
 
 pub(crate) async fn case_21_stdin(world: &World) {
     let job = world.job(&["readlink", "/proc/self/fd/0"]);
@@ -85,13 +85,16 @@ pub(crate) async fn case_25_bytes(world: &World) {
 
 /// A file may not grow past a limit: every write, or every second one, fails, for any user.
 pub(crate) async fn case_26_no_space(world: &World) {
-    let keeper = Pid::from_raw(world.keeper);
-    let before = prlimit(keeper, Resource::Fsize, getrlimit(Resource::Fsize)).expect("the keeper's limit");
     for limit in [0, 1, 15, 16, 17, 100_000] {
-        prlimit(keeper, Resource::Fsize, Rlimit { current: Some(limit), maximum: before.maximum })
-            .expect("limit");
-        let job = world.script("yes | head -c 3000000; exit 4");
-        let report = world.run(&job).await;
+        let gate = fifo(world.dir.path(), &format!("gate-26-{limit}"));
+        let job = world.script(&format!("read line < {}; yes | head -c 3000000; exit 4", gate.display()));
+        let (mut shim, pid) = world.start(&job).await;
+        let (_, parent) = stat(pid).expect("the job is there");
+        let parent = Pid::from_raw(parent);
+        let maximum = getrlimit(Resource::Fsize).maximum;
+        prlimit(parent, Resource::Fsize, Rlimit { current: Some(limit), maximum }).expect("limit the shim");
+        fs::write(&gate, "\n").expect("open the gate");
+        let report = finish(&mut shim).await;
         assert_eq!((report.ending, report.output_bytes), (Ending::Code(4), 3_000_000));
         let found = on_disk(&job.1);
         assert_eq!(report.dropped_bytes + found.data.len() as u64, report.output_bytes, "limit {limit}");
@@ -100,7 +103,6 @@ pub(crate) async fn case_26_no_space(world: &World) {
             assert!(!found.data.is_empty() && found.lost_marks > 0, "what was lost is marked");
         }
     }
-    prlimit(keeper, Resource::Fsize, before).expect("restore");
 }
 
 pub(crate) async fn case_26_full_disk(world: &World) {

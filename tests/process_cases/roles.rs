@@ -9,7 +9,7 @@ use runward::process::containment::Tier;
 use runward::process::reap::strays;
 use runward::process::{KeeperSetup, fork_keeper};
 
-use crate::world::{eventually, launch, take_lock};
+use crate::world::{eventually, launch, slots, take_lock};
 
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
@@ -23,7 +23,8 @@ pub(crate) fn daemon(tier: &str, base: &str, dir: &Path, jobs: &[&str]) -> ExitC
         "cgroup2" => Tier::Cgroup { base: PathBuf::from(base) },
         _ => Tier::Subreaper,
     };
-    let link = fork_keeper(KeeperSetup { children_lock: take_lock(dir), tier }).expect("fork the keeper");
+    let setup = KeeperSetup { children_lock: take_lock(dir), tier, slots: slots(dir) };
+    let link = fork_keeper(setup).expect("fork the keeper");
     say(&format!("keeper {}", link.pid()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
@@ -37,7 +38,7 @@ pub(crate) fn daemon(tier: &str, base: &str, dir: &Path, jobs: &[&str]) -> ExitC
             if *script == "missing" {
                 spec.argv = vec!["/does/not/exist".into()];
             }
-            let mut shim = launcher.launch(marked, &spec).await.expect("launch");
+            let mut shim = launcher.launch(&spec).await.expect("launch");
             say(&format!("ready {number} {marked:032x}"));
             if !script.starts_with("nogo:") {
                 shim.go().await.expect("go");

@@ -1,14 +1,15 @@
 //! Trees and signals.
 
 use std::fs::{self, OpenOptions};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::libc::{SIGKILL, SIGTERM};
+use runward::process::spool::Found;
 use runward::process::{DRAIN_LIMIT, Ending, KILL_PENDING_AFTER, ShimEvent};
 
 use crate::world::{
-    World, children_of, event, eventually, exit_of, fifo, finish, marked, program, stat, text,
+    World, children_of, endings, event, eventually, exit_of, fifo, find, finish, marked, program, stat, text,
 };
 
 pub(crate) async fn runs_and_reports(world: &World) {
@@ -22,33 +23,33 @@ pub(crate) async fn runs_and_reports(world: &World) {
         &fs::metadata(&job.1.dir).expect("the directory").permissions(),
     );
     assert_eq!(mode & 0o777, 0o700);
-    assert!(!job.1.dir.join("exit").exists(), "an acknowledged ending is not spooled");
+    assert_eq!(endings(world.dir.path()), [] as [PathBuf; 0], "an acknowledged ending is not spooled");
 }
 
 pub(crate) async fn nothing_before_go(world: &World) {
     let touched = world.dir.path().join("touched-before-go");
     let job = world.job(&["touch", touched.to_str().expect("a path")]);
-    let shim = world.launcher().launch(job.0, &job.1).await.expect("launch");
+    let shim = world.launcher().launch(&job.1).await.expect("launch");
     let shims = children_of(world.keeper);
     assert_eq!(shims.len(), 1);
     assert_eq!(children_of(shims[0]), Vec::<i32>::new(), "no child before go");
-    assert!(!job.1.dir.exists(), "no directory before go");
     drop(shim);
     eventually("the shim leaves", || children_of(world.keeper).is_empty());
-    assert!(!job.1.dir.exists() && !touched.exists());
+    assert_eq!(find(world.dir.path(), job.0), Found::NeverStarted);
+    assert!(!touched.exists());
 }
 
 pub(crate) async fn kill_before_go(world: &World) {
     let job = world.job(&["true"]);
-    let mut shim = world.launcher().launch(job.0, &job.1).await.expect("launch");
+    let mut shim = world.launcher().launch(&job.1).await.expect("launch");
     shim.kill().await.expect("kill");
     assert_eq!(event(&mut shim).await, ShimEvent::Gone { status: Some(Ending::Code(0)) });
-    assert!(!job.1.dir.exists());
+    assert_eq!(find(world.dir.path(), job.0), Found::NeverStarted);
 }
 
 pub(crate) async fn signal_before_go(world: &World) {
     let job = world.job(&["sleep", "600"]);
-    let mut shim = world.launcher().launch(job.0, &job.1).await.expect("launch");
+    let mut shim = world.launcher().launch(&job.1).await.expect("launch");
     shim.signal(SIGTERM).await.expect("signal");
     shim.go().await.expect("go");
     assert!(matches!(event(&mut shim).await, ShimEvent::Started { .. }));
@@ -188,10 +189,10 @@ pub(crate) async fn case_05_uninterruptible(world: &World) {
 pub(crate) async fn many_at_once(world: &World) {
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..64 {
-        let (attempt, spec) = world.script(&format!("(setsid sleep 300 &); echo {number}; exit {number}"));
+        let (_, spec) = world.script(&format!("(setsid sleep 300 &); echo {number}; exit {number}"));
         let launcher = world.launcher();
         tasks.spawn(async move {
-            let mut shim = launcher.launch(attempt, &spec).await.expect("launch");
+            let mut shim = launcher.launch(&spec).await.expect("launch");
             shim.go().await.expect("go");
             let report = finish(&mut shim).await;
             assert_eq!(report.ending, Ending::Code(number));

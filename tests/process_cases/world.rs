@@ -14,6 +14,7 @@ use nix::unistd::{Gid, Uid};
 use runward::process::containment::{Tier, probe};
 use runward::process::log::{Item, LogReader, Stream};
 use runward::process::recovery::{ATTEMPT_MARK, mark};
+use runward::process::spool::{Found, Slots};
 use runward::process::{
     Ending, ExitReport, KeeperSetup, KeeperWatch, Launch, Launcher, Shim, ShimEvent, fork_keeper,
 };
@@ -86,7 +87,8 @@ impl World {
         ignore(Signal::SIGCHLD, SigHandler::SigIgn);
         SigSet::from_iter([Signal::SIGTERM]).thread_block().expect("block TERM");
         let link =
-            fork_keeper(KeeperSetup { children_lock: lock, tier: tier.clone() }).expect("fork the keeper");
+            fork_keeper(KeeperSetup { children_lock: lock, tier: tier.clone(), slots: slots(dir.path()) })
+                .expect("fork the keeper");
         ignore(Signal::SIGCHLD, SigHandler::SigDfl);
         let keeper = link.pid();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -134,8 +136,8 @@ impl World {
     }
 
     /// Launches and gives *go*; returns at `Started`, with the main process.
-    pub(crate) async fn start(&self, (attempt, spec): &(u128, Launch)) -> (Shim, i32) {
-        let mut shim = self.launcher().launch(*attempt, spec).await.expect("launch");
+    pub(crate) async fn start(&self, (_, spec): &(u128, Launch)) -> (Shim, i32) {
+        let mut shim = self.launcher().launch(spec).await.expect("launch");
         shim.go().await.expect("go");
         match event(&mut shim).await {
             ShimEvent::Started { pid, start_time } => {
@@ -171,7 +173,28 @@ pub(crate) fn launch(attempt: u128, below: &Path, argv: &[&str]) -> Launch {
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
     let env: Vec<(OsString, OsString)> = vec![("PATH".into(), path), mark(attempt)];
     let argv = argv.iter().map(OsString::from).collect();
-    Launch::new(below.join(format!("{attempt:032x}")), argv, env, "/".into())
+    Launch::new(attempt, below.join(format!("{attempt:032x}")), argv, env, "/".into())
+}
+
+/// Makes a directory of slots.
+pub(crate) fn slots(below: &Path) -> PathBuf {
+    let slots = below.join("slots");
+    fs::create_dir(&slots).expect("make the slots");
+    slots
+}
+
+/// What the slots tell of an attempt.
+pub(crate) fn find(below: &Path, attempt: u128) -> Found {
+    let slots = Slots::read(&below.join("slots")).expect("read the slots");
+    assert!(slots.damaged.is_empty(), "{:?}", slots.damaged);
+    slots.find(attempt)
+}
+
+/// The endings that shims have left.
+pub(crate) fn endings(below: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(below.join("slots")).expect("list the slots");
+    let files = files.map(|entry| entry.expect("an entry").path());
+    files.filter(|path| path.extension().is_some()).collect()
 }
 
 /// The next event, within [`PATIENCE`].

@@ -11,6 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io::{self, IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -21,7 +22,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send};
 
 use self::children::Children;
 use super::containment::Tier;
-use super::protocol::{KeeperReport, ShimEnd};
+use super::protocol::{KeeperReport, ShimEnd, ToKeeper};
 use super::{KeeperSetup, shim};
 
 /// How often strays that would not die are looked at again. They die by themselves (SIGKILL is pending on them), but
@@ -31,8 +32,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Forks the keeper; never returns in it. `socket` is its end of the lifeline.
 pub(super) fn fork(socket: OwnedFd, setup: &KeeperSetup) -> io::Result<i32> {
     let keep = [socket.as_raw_fd(), setup.children_lock.as_raw_fd()];
-    let (lock, tier) = (setup.children_lock.as_fd(), &setup.tier);
-    let run = || match start(&keep).and_then(|signals| Keeper::new(socket, lock, tier, signals)?.run()) {
+    let run = || match start(&keep).and_then(|signals| Keeper::new(socket, setup, signals)?.run()) {
         Ok(()) => 0,
         Err(error) => {
             complain(format_args!("keeper: {error}"));
@@ -65,21 +65,24 @@ struct Keeper<'a> {
     reports: VecDeque<KeeperReport>,
     lock: BorrowedFd<'a>,
     tier: &'a Tier,
+    slots: &'a Path,
     signals: SignalFd,
     children: Children,
-    shims: HashMap<i32, u128>,
+    /// The shims by their process ids, with their slots.
+    shims: HashMap<i32, u32>,
     /// Shims that ended without having cleaned up, to be reported when no stray is left.
-    unswept: Vec<(u128, i32)>,
+    unswept: Vec<(u32, i32)>,
 }
 
 impl<'a> Keeper<'a> {
-    fn new(socket: OwnedFd, lock: BorrowedFd<'a>, tier: &'a Tier, signals: SignalFd) -> io::Result<Self> {
+    fn new(socket: OwnedFd, setup: &'a KeeperSetup, signals: SignalFd) -> io::Result<Self> {
         Ok(Self {
             socket: Some(socket),
             asked: true,
             reports: VecDeque::new(),
-            lock,
-            tier,
+            lock: setup.children_lock.as_fd(),
+            tier: &setup.tier,
+            slots: &setup.slots,
             signals,
             children: Children::open()?,
             shims: HashMap::new(),
@@ -98,9 +101,9 @@ impl<'a> Keeper<'a> {
             }
             if signalled {
                 while self.signals.read_signal()?.is_some() {}
+                self.resume_shims()?;
+                self.reap()?;
             }
-            self.resume_shims()?;
-            self.reap()?;
             self.sweep()?;
             self.send_reports();
         }
@@ -129,9 +132,9 @@ impl<'a> Keeper<'a> {
     fn take_requests(&mut self) -> io::Result<()> {
         loop {
             let Some(socket) = &self.socket else { return Ok(()) };
-            let mut id = [0; 16];
+            let mut order = [0; ToKeeper::LEN];
             let mut space = nix::cmsg_space!([RawFd; 1]);
-            let mut bytes = [IoSliceMut::new(&mut id)];
+            let mut bytes = [IoSliceMut::new(&mut order)];
             let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
             let (length, brought) =
                 match recvmsg::<()>(socket.as_raw_fd(), &mut bytes, Some(&mut space), flags) {
@@ -151,24 +154,35 @@ impl<'a> Keeper<'a> {
                 self.asked = false;
                 return Ok(());
             }
-            let attempt = u128::from_le_bytes(id);
-            let forked = match brought {
-                Some(socket) => self.fork_shim(attempt, socket),
-                None => Err(Errno::EMFILE.into()),
-            };
-            match forked {
-                Ok(pid) => drop(self.shims.insert(pid, attempt)),
-                Err(error) => {
-                    let errno = error.raw_os_error().unwrap_or(Errno::EIO as i32);
-                    self.reports.push_back(KeeperReport { attempt, end: ShimEnd::NotForked { errno } });
-                }
+            match ToKeeper::decode(order) {
+                Some(ToKeeper::Fork(slot)) => self.fork_shim(slot, brought),
+                Some(ToKeeper::Kill(slot)) => self.kill_shim(slot),
+                None => complain(format_args!("keeper: an order that is none")),
             }
         }
     }
 
-    fn fork_shim(&self, attempt: u128, socket: OwnedFd) -> io::Result<i32> {
+    fn fork_shim(&mut self, slot: u32, socket: Option<OwnedFd>) {
         let keeper = nix::unistd::getpid();
-        sys::fork(move || shim::run(socket, self.lock, keeper, self.tier, attempt))
+        let forked = socket.ok_or_else(|| Errno::EMFILE.into()).and_then(|socket| {
+            sys::fork(|| shim::run(socket, self.lock, keeper, self.tier, self.slots, slot))
+        });
+        match forked {
+            Ok(pid) => drop(self.shims.insert(pid, slot)),
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(Errno::EIO as i32);
+                self.reports.push_back(KeeperReport { slot, end: ShimEnd::NotForked { errno } });
+            }
+        }
+    }
+
+    /// It may wait for its child, which may be stuck on the way to its program, and so answers nothing.
+    fn kill_shim(&self, slot: u32) {
+        let shim = self.shims.iter().find(|(_, its)| **its == slot);
+        if let Some((pid, _)) = shim {
+            // It is a child of ours and unreaped, or it would not be there.
+            sys::kill(*pid, nix::libc::SIGKILL).ok();
+        }
     }
 
     /// A job may stop its own shim, but not keep it from its work.
@@ -193,15 +207,15 @@ impl<'a> Keeper<'a> {
             match self.shims.remove(&pid) {
                 // A stray.
                 None => {}
-                Some(attempt) if status == 0 => {
-                    self.reports.push_back(KeeperReport { attempt, end: ShimEnd::Waited { status } });
+                Some(slot) if status == 0 => {
+                    self.reports.push_back(KeeperReport { slot, end: ShimEnd::Waited { status } });
                 }
-                Some(attempt) => {
-                    if let Some(cgroup) = self.tier.attempt(attempt) {
+                Some(slot) => {
+                    if let Some(cgroup) = self.tier.slot(slot) {
                         // Not there when the shim died before making it.
                         cgroup.kill().ok();
                     }
-                    self.unswept.push((attempt, status));
+                    self.unswept.push((slot, status));
                 }
             }
         }
@@ -222,11 +236,11 @@ impl<'a> Keeper<'a> {
         if left {
             return Ok(());
         }
-        for (attempt, status) in self.unswept.drain(..) {
-            if let Some(cgroup) = self.tier.attempt(attempt) {
+        for (slot, status) in self.unswept.drain(..) {
+            if let Some(cgroup) = self.tier.slot(slot) {
                 cgroup.remove().ok();
             }
-            self.reports.push_back(KeeperReport { attempt, end: ShimEnd::Waited { status } });
+            self.reports.push_back(KeeperReport { slot, end: ShimEnd::Waited { status } });
         }
         Ok(())
     }

@@ -146,6 +146,28 @@ pub(crate) fn reap(pid: i32) -> io::Result<Option<i32>> {
     }
 }
 
+/// Waits for this child's end and reaps it.
+pub(crate) fn reap_at_its_end(pid: i32) -> io::Result<()> {
+    // SAFETY: no status is asked for.
+    match unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// As [`reap`], with what the child and all that it had reaped itself have used.
+pub(crate) fn reap_with_usage(pid: i32) -> io::Result<Option<(i32, libc::rusage)>> {
+    let mut status: c_int = 0;
+    // SAFETY: a structure of integers, valid when zero.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both are valid for writing.
+    match unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG | libc::__WALL, &raw mut usage) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        _ => Ok(Some((status, usage))),
+    }
+}
+
 /// Sends a signal, given by number because the real-time ones have no name. `target` is an unreaped child, or the
 /// negative number of the group of one: nothing else has a number that is sure to be still its own.
 pub(crate) fn kill(target: i32, signal: i32) -> io::Result<()> {

@@ -5,7 +5,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -18,6 +18,7 @@ use crate::process::{Files, Taken, Untaken, User};
 #[derive(Debug)]
 pub(super) struct JobFiles {
     dir: File,
+    path: PathBuf,
     /// Who has made what the job leaves.
     owner: u32,
     given: Vec<String>,
@@ -38,17 +39,17 @@ impl Drop for OwnDir {
 
 impl JobFiles {
     /// Makes them; `None` where there is nothing to give and nothing to take.
-    pub(super) fn make(files: &Files, attempt_dir: &Path, user: Option<&User>) -> io::Result<Option<Self>> {
+    pub(super) fn make(files: &Files, user: Option<&User>) -> io::Result<Option<Self>> {
         if files.is_empty() {
             return Ok(None);
         }
-        let (path, own_dir) = match &files.dir {
-            None => (attempt_dir, None),
-            Some(path) => {
-                // It must not be there: then nobody else has a hand in it.
-                DirBuilder::new().mode(0o700).create(path)?;
-                (path.as_path(), Some(OwnDir(path.clone())))
-            }
+        let path = &files.dir;
+        let own_dir = if files.own_dir {
+            // It must not be there: then nobody else has a hand in it.
+            DirBuilder::new().mode(0o700).create(path)?;
+            Some(OwnDir(path.clone()))
+        } else {
+            None
         };
         let flags = (OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits();
         let dir = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -69,7 +70,14 @@ impl JobFiles {
         }
         let owner = user.map_or_else(|| geteuid().as_raw(), |user| user.uid);
         let given = files.given.iter().map(|(name, _)| name.clone()).collect();
-        Ok(Some(Self { dir: dir.into(), owner, given, taken: files.taken.clone(), own_dir }))
+        Ok(Some(Self {
+            dir: dir.into(),
+            path: path.clone(),
+            owner,
+            given,
+            taken: files.taken.clone(),
+            own_dir,
+        }))
     }
 
     /// Reads what the job has left, once nothing of it lives, and removes it.
@@ -78,8 +86,10 @@ impl JobFiles {
         if self.own_dir.is_none() {
             let found = self.taken.iter().zip(&taken).filter(|(_, taken)| **taken != Ok(None));
             for name in self.given.iter().chain(found.map(|(name, _)| name)) {
-                // A directory of that name is left: it goes with the attempt's.
-                unlinkat(&self.dir, name.as_str(), UnlinkatFlags::NoRemoveDir).ok();
+                // What can't be removed is left to whoever tidies that place.
+                if unlinkat(&self.dir, name.as_str(), UnlinkatFlags::NoRemoveDir) == Err(Errno::EISDIR) {
+                    fs::remove_dir_all(self.path.join(name)).ok();
+                }
             }
         }
         taken
@@ -117,16 +127,18 @@ impl JobFiles {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+    use std::path::Path;
 
     use super::*;
 
     /// What is taken after `leave` was done in the directory of the files.
     fn after(leave: impl FnOnce(&Path)) -> Taken {
         let dir = tempfile::tempdir().expect("a directory");
-        let files = Files { taken: vec!["result".into()], ..Files::default() };
-        let made = JobFiles::make(&files, dir.path(), None).expect("made").expect("wanted");
+        let files = Files { dir: dir.path().into(), taken: vec!["result".into()], ..Files::default() };
+        let made = JobFiles::make(&files, None).expect("made").expect("wanted");
         leave(dir.path());
         let taken = made.take();
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0, "it is removed");
         assert_eq!(taken.len(), 1);
         taken[0].clone()
     }
@@ -173,14 +185,15 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let own = dir.path().join("own");
         let files = Files {
-            dir: Some(own.clone()),
+            dir: own.clone(),
+            own_dir: true,
             given: vec![("request".into(), b"x".into())],
             ..Files::default()
         };
-        let made = JobFiles::make(&files, dir.path(), None).expect("made").expect("wanted");
+        let made = JobFiles::make(&files, None).expect("made").expect("wanted");
         assert_eq!(fs::read(own.join("request")).expect("given"), b"x");
         assert_eq!(fs::metadata(&own).expect("made").mode() & 0o7777, 0o700);
-        let taken = JobFiles::make(&files, dir.path(), None);
+        let taken = JobFiles::make(&files, None);
         assert_eq!(taken.expect_err("it is there").kind(), io::ErrorKind::AlreadyExists);
         assert!(own.exists(), "what another has made stays");
         drop(made);

@@ -1,35 +1,35 @@
-//! One job, from the fork of its child to its ending.
+//! One job, from the start of its child to its ending.
 
-use std::fs::File;
-use std::io::{self, PipeReader, Read};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::fs::DirBuilder;
+use std::io::{self, PipeWriter};
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use nix::sys::resource::{UsageWho, getrusage};
+use nix::poll::PollFlags;
 
-use super::child;
 use super::output::{Input, Output, now_us};
 use super::tree::Tree;
 use crate::process::handle::ending;
 use crate::process::protocol::FromShim;
-use crate::process::{DRAIN_LIMIT, Ending, ExitReport, KILL_PENDING_AFTER, Oom, StartFailure};
+use crate::process::{DRAIN_LIMIT, Ending, ExitReport, KILL_PENDING_AFTER, StartFailure};
 
-/// A job that has been forked.
+/// A job that was started.
 #[derive(Debug)]
 pub(super) struct Job {
     tree: Tree,
-    /// Open until it is known whether the program runs.
-    verdict: Option<PipeReader>,
+    /// Why its program does not run.
     failure: Option<StartFailure>,
-    /// Signals that came before the program ran.
-    early_signals: Vec<i32>,
+    /// Where its output goes; `None` when the directory is there.
+    log_dir: Option<PathBuf>,
     input: Option<Input>,
     output: Output,
-    /// The tree's limit of memory.
-    memory: Option<u64>,
+    /// Our own copies of the job's ends of its pipes, until its tree is dead: so that its end is told once, by a signal,
+    /// and not by each pipe as well.
+    ends: Option<[PipeWriter; 2]>,
     /// Whether a signal was sent, or the tree killed, before the main process ended.
     asked: bool,
-    oom: Option<Oom>,
     /// How the main process ended, and when.
     ended: Option<(Ending, u64)>,
     /// When the last process of the tree was reaped.
@@ -49,30 +49,27 @@ pub(super) enum Over {
 /// What a poll has to watch for a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
-    Verdict,
     Input,
     Output(usize),
 }
 
 impl Job {
     pub(super) fn new(
-        verdict: PipeReader,
         tree: Tree,
-        early_signals: Vec<i32>,
+        failure: Option<StartFailure>,
+        log_dir: PathBuf,
         input: Option<Input>,
         output: Output,
-        memory: Option<u64>,
+        ends: [PipeWriter; 2],
     ) -> Self {
         Self {
             tree,
-            verdict: Some(verdict),
-            failure: None,
-            early_signals,
+            failure,
+            log_dir: Some(log_dir),
             input,
             output,
-            memory,
+            ends: Some(ends),
             asked: false,
-            oom: None,
             ended: None,
             dead_since: None,
             pending_told: false,
@@ -81,43 +78,35 @@ impl Job {
     }
 
     pub(super) fn sources(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>)> {
-        let verdict = self.verdict.iter().map(|pipe| (Source::Verdict, pipe.as_fd()));
         let input = self.input.iter().map(|input| (Source::Input, input.fd()));
-        verdict.chain(input).chain(self.output.open().map(|(number, fd)| (Source::Output(number), fd)))
+        input.chain(self.output.open().map(|(number, fd)| (Source::Output(number), fd)))
     }
 
-    pub(super) fn ready(&mut self, source: Source, say: &mut impl FnMut(FromShim)) {
+    /// Call it with what a poll has found at a source.
+    pub(super) fn ready(&mut self, source: Source, found: PollFlags) {
         match source {
-            Source::Verdict => self.take_verdict(say),
             Source::Input => {
                 if !self.input.as_mut().is_some_and(Input::feed) {
                     self.input = None;
                 }
             }
-            Source::Output(number) => self.output.carry(number),
-        }
-    }
-
-    fn take_verdict(&mut self, say: &mut impl FnMut(FromShim)) {
-        let Some(mut verdict) = self.verdict.take() else { return };
-        self.failure = child::read_verdict(&mut verdict);
-        // A child that was killed on its way closes the pipe as well; it is not called started.
-        if self.failure.is_none() && self.tree.killing_since().is_none() {
-            let pid = self.tree.main();
-            say(FromShim::Started { pid, start_time: start_time(pid) });
-            for signal in std::mem::take(&mut self.early_signals) {
-                self.signal(signal, say);
+            Source::Output(number) => {
+                if found.contains(PollFlags::POLLIN)
+                    && let Some(dir) = self.log_dir.take()
+                {
+                    // If it can't be made, the log can't be written, which is counted.
+                    make_dirs(&dir, ABOVE).ok();
+                }
+                self.output.carry(number);
             }
         }
     }
 
-    pub(super) fn signal(&mut self, signal: i32, say: &mut impl FnMut(FromShim)) {
-        if self.verdict.is_some() {
-            self.early_signals.push(signal);
-        } else if self.tree.signal(signal) {
-            self.asked = true;
-            say(FromShim::Signalled { signal, at: now_us() });
-        }
+    /// Sends a signal to the job. `false` when its main process has ended.
+    pub(super) fn signal(&mut self, signal: i32) -> bool {
+        let sent = self.tree.signal(signal);
+        self.asked |= sent;
+        sent
     }
 
     /// Kills the tree; it is dead when [`over`](Self::over) says so.
@@ -137,21 +126,19 @@ impl Job {
     }
 
     /// Call it on SIGCHLD.
-    pub(super) fn reap(&mut self, say: &mut impl FnMut(FromShim)) -> io::Result<()> {
+    pub(super) fn reap(&mut self) -> io::Result<()> {
         if self.dead_since.is_some() {
             return Ok(());
         }
         let reaped = self.tree.reap()?;
         if let Some(status) = reaped.main {
-            // It closed the pipe before it ended, so this does not block; the order of the events is kept.
-            self.take_verdict(say);
             self.ended = ending(status).map(|ending| (ending, now_us()));
             self.input = None;
         }
         if reaped.dead {
             self.dead_since = Some(Instant::now());
-            self.oom = self.tree.oom(self.memory);
-            self.tree.remove_cgroup();
+            // What is in the pipes is read to its end.
+            self.ends = None;
         }
         Ok(())
     }
@@ -166,7 +153,7 @@ impl Job {
     }
 
     /// What time alone brings about.
-    pub(super) fn tick(&mut self, say: &mut impl FnMut(FromShim)) -> io::Result<()> {
+    pub(super) fn tick(&mut self, say: impl FnOnce(FromShim)) -> io::Result<()> {
         let now = Instant::now();
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return Ok(());
@@ -193,35 +180,37 @@ impl Job {
             return Some(Over::Failed(failure));
         }
         let (ending, at) = self.ended?;
-        // Of all that was reaped here, and what that had reaped.
-        let usage = getrusage(UsageWho::RUSAGE_CHILDREN).ok();
-        let micros = |time: nix::sys::time::TimeVal| {
-            Duration::new(time.tv_sec().unsigned_abs(), time.tv_usec() as u32 * 1000).as_micros() as u64
-        };
+        let usage = self.tree.usage();
         Some(Over::Exited(ExitReport {
             ending,
             at,
             asked: self.asked,
-            oom: self.oom,
+            oom: None,
             killed_processes: self.tree.killed(),
             output_bytes: self.output.bytes(),
             dropped_bytes: self.output.dropped(),
             output_incomplete: self.output.incomplete(),
-            max_rss_kib: usage.map_or(0, |usage| usage.max_rss().unsigned_abs()),
-            user_time_us: usage.map_or(0, |usage| micros(usage.user_time())),
-            system_time_us: usage.map_or(0, |usage| micros(usage.system_time())),
+            max_rss_kib: usage.max_rss_kib,
+            user_time_us: usage.user_us,
+            system_time_us: usage.system_us,
             files: Vec::new(),
         }))
     }
 }
 
-/// Field 22 of the process's stat, in clock ticks since boot; 0 if it can't be read.
-fn start_time(pid: i32) -> u64 {
-    // One read: the name is 16 bytes at most, and up to this field there are 20 numbers.
-    let mut bytes = [0; 512];
-    let stat = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut bytes));
-    let stat = String::from_utf8_lossy(&bytes[..stat.unwrap_or(0)]);
-    // The name in the second field may contain anything; the last parenthesis ends it.
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    after_name.split_ascii_whitespace().nth(19).and_then(|field| field.parse().ok()).unwrap_or(0)
+/// How many directories above the attempt's are made anew, if somebody has tidied them away: its Runner's, and that of all.
+const ABOVE: u32 = 2;
+
+fn make_dirs(dir: &Path, above: u32) -> io::Result<()> {
+    let make = || match DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    };
+    match (make(), dir.parent()) {
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound && above > 0 => {
+            make_dirs(parent, above - 1)?;
+            make()
+        }
+        (made, _) => made,
+    }
 }

@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use nix::libc;
 
-use crate::process::Oom;
 use crate::process::cgroup::Cgroup;
 use crate::process::keeper::children::Children;
 use crate::process::keeper::sys;
@@ -21,9 +20,30 @@ pub(super) struct Tree {
     /// Whether `main` is unreaped, and so still its own number.
     main_unreaped: bool,
     cgroup: Option<Cgroup>,
-    children: Children,
+    /// Opened when it is needed.
+    children: Option<Children>,
     killing_since: Option<Instant>,
     killed: u32,
+    usage: Usage,
+}
+
+/// What the processes of a tree have used, each counted when it was reaped. The kernel's own sum goes on from attempt to
+/// attempt.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Usage {
+    pub(super) max_rss_kib: u64,
+    pub(super) user_us: u64,
+    pub(super) system_us: u64,
+}
+
+impl Usage {
+    fn add(&mut self, used: &libc::rusage) {
+        let micros =
+            |time: libc::timeval| time.tv_sec.unsigned_abs() * 1_000_000 + time.tv_usec.unsigned_abs();
+        self.max_rss_kib = self.max_rss_kib.max(used.ru_maxrss.unsigned_abs());
+        self.user_us += micros(used.ru_utime);
+        self.system_us += micros(used.ru_stime);
+    }
 }
 
 /// What [`Tree::reap`] found.
@@ -36,12 +56,9 @@ pub(super) struct Reaped {
 }
 
 impl Tree {
-    pub(super) fn new(main: i32, cgroup: Option<Cgroup>, children: Children) -> Self {
-        Self { main, main_unreaped: true, cgroup, children, killing_since: None, killed: 0 }
-    }
-
-    pub(super) fn main(&self) -> i32 {
-        self.main
+    pub(super) fn new(main: i32, cgroup: Option<Cgroup>) -> Self {
+        let (killing_since, killed, usage) = (None, 0, Usage::default());
+        Self { main, main_unreaped: true, cgroup, children: None, killing_since, killed, usage }
     }
 
     pub(super) fn killing_since(&self) -> Option<Instant> {
@@ -55,6 +72,10 @@ impl Tree {
     /// Processes other than the main one that had to be killed.
     pub(super) fn killed(&self) -> u32 {
         self.killed
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        self.usage
     }
 
     /// Sends `signal` to the main process's group, and CONT so that a stopped one takes it. `false` when the main
@@ -92,7 +113,7 @@ impl Tree {
     }
 
     fn kill_children(&mut self) -> io::Result<()> {
-        for pid in self.children.list()? {
+        for pid in self.left()? {
             // EPERM, for one that has changed its user: it shows as pending.
             sys::kill(pid, libc::SIGKILL).ok();
         }
@@ -101,7 +122,10 @@ impl Tree {
 
     /// Who is left of the direct children.
     pub(super) fn left(&mut self) -> io::Result<Vec<i32>> {
-        self.children.list()
+        match &mut self.children {
+            Some(children) => children.list(),
+            None => self.children.insert(Children::open()?).list(),
+        }
     }
 
     /// Takes every child that has ended. Once the main one has, the rest is killed.
@@ -123,7 +147,8 @@ impl Tree {
                     // While its number is still held, for the group's sake.
                     sys::kill(-self.main, libc::SIGKILL).ok();
                 }
-                let Some(status) = sys::reap(pid)? else { continue };
+                let Some((status, used)) = sys::reap_with_usage(pid)? else { continue };
+                self.usage.add(&used);
                 reaped += 1;
                 if pid == self.main {
                     self.main_unreaped = false;
@@ -138,21 +163,6 @@ impl Tree {
                 return Ok(found);
             }
             self.kill()?;
-        }
-    }
-
-    /// What the kernel has killed for want of memory; `limit` is the tree's own.
-    pub(super) fn oom(&self, limit: Option<u64>) -> Option<Oom> {
-        self.cgroup.as_ref()?.oom(limit)
-    }
-
-    /// Removes the cgroup once all are dead.
-    pub(super) fn remove_cgroup(&mut self) {
-        if let Some(cgroup) = self.cgroup.take()
-            && cgroup.remove().is_err()
-        {
-            // Somebody from elsewhere has entered it. The next start of the daemon removes it.
-            cgroup.kill().ok();
         }
     }
 }
