@@ -282,7 +282,7 @@ fn idle_shims_end_with_the_daemon_and_leave_nothing_for_the_next() {
     daemon.crash();
     until("the idle shim is gone", || !alive(idle[0]) && !alive(keeper));
     let daemon = daemon.restart();
-    assert_eq!(daemon.closed(common::id(&ended))["outcome"], "succeeded");
+    assert_eq!(daemon.closed(&common::id(&ended))["outcome"], "succeeded");
     let left: Vec<_> = fs::read_dir(daemon.state_dir().join("slots")).expect("listed").flatten().collect();
     assert!(left.iter().all(|entry| entry.path().extension().is_none()), "{left:?}");
     // Stopped in order it leaves nothing but the slot, which tells of no job that is not on record.
