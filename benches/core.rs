@@ -82,7 +82,7 @@ impl Rig {
         let usual = Arc::clone(&rig.spec);
         rig.spec = Arc::new(Spec { queue: "paused".into(), weight: 1, ..Spec::clone(&usual) });
         for _ in 0..backlog / BATCH {
-            rig.submit_with(BATCH, 0);
+            rig.submit(BATCH);
         }
         rig.spec = usual;
         rig
@@ -110,14 +110,10 @@ impl Rig {
 
     /// Durable submissions that find no slot.
     fn submit(&mut self, count: usize) {
-        self.submit_with(count, 0);
-    }
-
-    fn submit_with(&mut self, count: usize, token: u64) {
         for _ in 0..count {
             let id = RunnerId::new();
             let spec = Arc::new(Spec::clone(&self.spec));
-            black_box(self.input(Input::Submit { id, spec, key: None, token: (id, token) }));
+            black_box(self.input(Input::Submit { id, spec, key: None, token: (id, 0) }));
         }
         self.commit();
     }
