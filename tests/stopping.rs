@@ -170,6 +170,24 @@ fn sigterm_cancels_what_runs_keeps_what_waits_and_answers_meanwhile() {
 }
 
 #[test]
+fn a_clean_stop_leaves_no_ending_to_adopt() {
+    // Many at once: the last of them are settled in the moment in which the daemon ends.
+    let mut daemon = Setup::new().set("JOBS__MAX_RUNNING", 150).start();
+    let runners: Vec<_> =
+        (0..150).map(|_| daemon.submit(json!({"job": {"command": ["sleep", "600"]}}))).collect();
+    for runner in &runners {
+        daemon.running(runner);
+    }
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    let slots = std::fs::read_dir(daemon.state_dir().join("slots")).expect("listed");
+    let endings = slots.filter(|slot| {
+        slot.as_ref().expect("an entry").path().extension().is_some_and(|extension| extension == "exit")
+    });
+    assert_eq!(endings.count(), 0);
+}
+
+#[test]
 fn a_second_signal_ends_the_daemon_within_half_a_second() {
     let mut daemon = Setup::new().start();
     let runner = daemon.submit(json!({"job": {"script": ESCAPE}}));

@@ -3,13 +3,14 @@
 use std::{
     ops::Deref,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
 };
 
 use tokio::sync::{Notify, mpsc};
 
+use super::process::Hold;
 use crate::{
     job::{AttemptKey, Record},
     supervisor::ports::{News, Report},
@@ -24,6 +25,8 @@ pub(super) struct Attempt {
     /// What was given of [`Orders`], and of the two below.
     flags: AtomicU8,
     changed: Notify,
+    /// What is held until its end is durable.
+    hold: Mutex<Option<Hold>>,
 }
 
 const GO: u8 = 1;
@@ -47,7 +50,8 @@ pub(super) struct Orders {
 
 impl Attempt {
     pub(super) fn new(record: Arc<Record>, key: AttemptKey, reports: mpsc::Sender<Report>) -> Arc<Self> {
-        Arc::new(Self { record, key, reports, flags: AtomicU8::new(0), changed: Notify::new() })
+        let (flags, changed, hold) = (AtomicU8::new(0), Notify::new(), Mutex::default());
+        Arc::new(Self { record, key, reports, flags, changed, hold })
     }
 
     fn give(&self, flags: u8) {
@@ -57,6 +61,15 @@ impl Attempt {
 
     fn has(&self, flag: u8) -> bool {
         self.flags.load(Ordering::Acquire) & flag != 0
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Hold>> {
+        self.hold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds this until the end is durable. Call it before that is told.
+    pub(super) fn hold(&self, hold: Option<Hold>) {
+        *self.held() = hold;
     }
 
     pub(super) fn closed(&self) {
@@ -81,7 +94,11 @@ impl Commander {
         self.0.give(FORCE | AT_ONCE);
     }
 
+    /// Lets go of what is held at once: the daemon may end before the driver has its turn, and would leave it.
     pub(super) fn settled(&self) {
+        if let Some(hold) = self.0.held().take() {
+            hold.release();
+        }
         self.0.give(SETTLED);
     }
 

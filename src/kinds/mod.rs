@@ -380,6 +380,7 @@ impl Drive {
         let (mut link, reporter) = (Link(Arc::clone(&attempt)), Reporter(attempt));
         let Some(done) = done(ended, output.is_some(), &reporter) else { return driven };
         let Done { mut end, hold } = *done;
+        reporter.hold(hold);
         if let Some(output) = &output {
             end.output = Some(output.flush().await);
         }
@@ -388,7 +389,7 @@ impl Drive {
             drop(park.send(runner));
             reporter.closed();
             reporter.send(News::Ended(end)).await;
-            release(link, hold).await;
+            settled(link).await;
             return driven;
         }
         {
@@ -421,7 +422,7 @@ impl Drive {
                 reporter.closed();
             }
         }
-        release(link, hold).await;
+        settled(link).await;
         driven
     }
 }
@@ -462,13 +463,9 @@ async fn close(runner: &mut AsyncRunner, limit: Duration, forced: impl Future<Ou
     close.await
 }
 
-/// Lets go of what is held until the end is durable.
-async fn release(mut link: Link, hold: Option<process::Hold>) {
-    if link.until(|orders| orders.settled).await.is_ok()
-        && let Some(hold) = hold
-    {
-        hold.release();
-    }
+/// Waits until the end is durable, or nobody waits for that.
+async fn settled(mut link: Link) {
+    link.until(|orders| orders.settled).await.ok();
 }
 
 async fn forced(link: &mut Link) {

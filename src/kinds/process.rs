@@ -1,7 +1,6 @@
 //! `command` and `script`: jobs that are processes. The main task speaks with the shim and with nobody else.
 
 use std::{
-    collections::VecDeque,
     ffi::{CString, OsString},
     io,
     path::{Path, PathBuf},
@@ -48,7 +47,8 @@ impl ScopeError for Stopped {
 }
 
 /// A shim that holds its exit until it is told that this is durable.
-pub(super) struct Hold(Shim);
+#[derive(Debug)]
+pub(super) struct Hold(Box<Shim>);
 
 impl Hold {
     /// The shim may take another attempt.
@@ -86,38 +86,39 @@ async fn run(
             stage: Some("launch".into()),
             ..Failure::new("start_failed", error.to_string())
         });
-        shim.map(|shim| (shim, launch.files))
+        shim.map(|shim| (Box::new(shim), launch.files))
     };
-    let prepared = scope.cancellable(prepared).await?;
+    // In a box, as all that is over when the job runs: a task has room for the largest of its parts from start to end.
+    let prepared = scope.cancellable(Box::pin(prepared)).await?;
     scope.cancellable(link.until(|orders| orders.go)).await?.map_err(|_| Stopped::Aborted)?;
     let (mut shim, files) = match prepared {
         Ok(prepared) => prepared,
         Err(failure) => return Ok(Done::failed(failure)),
     };
     // From here on the job may execute. Its end is always awaited: a cancellation only changes how.
-    if let Err(error) = shim.go().await {
+    if let Err(error) = Box::pin(shim.go()).await {
         tracing::debug!(%error, "a shim went before its job was started");
     }
-    let mut watch = Watch { shim, pid: None, news: VecDeque::new(), ended: None, reporter };
+    let mut watch = Watch { shim, pid: None, news: None, ended: None, reporter };
     let end = match scope.cancellable(watch.end()).await {
         Ok(end) => end,
-        Err(Cancelled { .. }) => watch.stop(signal, &mut link).await,
+        Err(Cancelled { .. }) => Box::pin(watch.stop(signal, &mut link)).await,
     };
     if end.lost {
         // Its shim could not. Nobody knows how much its user has put there.
-        drop(scope.spawn_blocking(move || remove(&files)).with_name("tidy").await);
+        drop(Box::pin(scope.spawn_blocking(move || remove(&files)).with_name("tidy")).await);
     }
-    Ok(Box::new(Done { end, hold: Some(Hold(watch.shim)) }))
+    Ok(Box::new(Done { end: *end, hold: Some(Hold(watch.shim)) }))
 }
 
 /// A job's process tree, seen through its shim.
 struct Watch {
-    shim: Shim,
+    shim: Box<Shim>,
     pid: Option<i32>,
-    /// What the shim told and the supervisor was not told yet.
-    news: VecDeque<News>,
+    /// What the shim told and the supervisor was not told yet. Nothing else is heard until that is done.
+    news: Option<Box<News>>,
     /// How it ended, heard while an order was to be answered.
-    ended: Option<End>,
+    ended: Option<Box<End>>,
     reporter: Reporter,
 }
 
@@ -140,11 +141,11 @@ fn remove(files: &Files) {
 
 impl Watch {
     /// Waits for the end. Cancel-safe: what was heard and not yet told is kept.
-    async fn end(&mut self) -> End {
+    async fn end(&mut self) -> Box<End> {
         loop {
-            if let Some(news) = self.news.front() {
-                self.reporter.send(news.clone()).await;
-                self.news.pop_front();
+            if let Some(news) = &self.news {
+                Box::pin(self.reporter.send(News::clone(news))).await;
+                self.news = None;
             } else if let Some(end) = self.ended.take() {
                 return end;
             } else {
@@ -154,7 +155,7 @@ impl Watch {
     }
 
     /// Asks the job to stop, kills it when that is ordered, and waits for its end.
-    async fn stop(&mut self, signal: Signal, link: &mut Link) -> End {
+    async fn stop(&mut self, signal: Signal, link: &mut Link) -> Box<End> {
         // A shim that is gone says so itself.
         drop(self.shim.signal(signal as i32).await);
         let forced = tokio::select! {
@@ -184,13 +185,13 @@ impl Watch {
 
     /// Waits until the shim has told something. Cancel-safe.
     async fn answer(&mut self) {
-        if self.news.is_empty() && self.ended.is_none() {
+        if self.news.is_none() && self.ended.is_none() {
             self.ended = self.hear().await;
         }
     }
 
     /// The next thing the shim tells. Cancel-safe.
-    async fn hear(&mut self) -> Option<End> {
+    async fn hear(&mut self) -> Option<Box<End>> {
         let news = match self.shim.next().await {
             ShimEvent::Started { pid, start_time } => {
                 self.pid = Some(pid);
@@ -212,9 +213,9 @@ impl Watch {
                 }
             }
             ShimEvent::StartFailed(failure) => {
-                return Some(ending::not_started(&failure, self.reporter.record.job()));
+                return Some(Box::new(ending::not_started(&failure, self.reporter.record.job())));
             }
-            ShimEvent::Exited(report) => return Some(ending::end_of(&report)),
+            ShimEvent::Exited(report) => return Some(Box::new(ending::end_of(&report))),
             // Nobody swept: the keeper is gone too. The daemon is about to end, and recovery to tell the truth.
             ShimEvent::Gone { status: None } => return std::future::pending().await,
             ShimEvent::Gone { status: Some(status) } => {
@@ -224,10 +225,10 @@ impl Watch {
                 };
                 let failure =
                     Failure::new("shim_lost", format!("the job's shim {how}; its processes were killed"));
-                return Some(End { error: Some(failure), lost: true, ..End::default() });
+                return Some(Box::new(End { error: Some(failure), lost: true, ..End::default() }));
             }
         };
-        self.news.push_back(news);
+        self.news = Some(Box::new(news));
         None
     }
 }

@@ -71,7 +71,8 @@ pub struct Shim {
     start: Option<Vec<u8>>,
     /// The last event was an ending, and no order was given since: the shim can do another job.
     over: bool,
-    gone: Option<ShimEvent>,
+    /// [`ShimEvent::Gone`] was told.
+    gone: Option<Option<Ending>>,
 }
 
 /// The process behind a [`Shim`], which does one job after another.
@@ -151,7 +152,7 @@ impl Shim {
             self.settle();
             self.worker = match self.link.idle_worker() {
                 Some(other) => other,
-                None => self.link.fork().await.map_err(|_| error)?,
+                None => Box::pin(self.link.fork()).await.map_err(|_| error)?,
             };
         }
     }
@@ -204,8 +205,8 @@ impl Shim {
 
     /// The next event. Cancel-safe: nothing is lost when the future is dropped.
     pub async fn next(&mut self) -> ShimEvent {
-        if let Some(gone) = &self.gone {
-            return gone.clone();
+        if let Some(status) = self.gone {
+            return ShimEvent::Gone { status };
         }
         if let Some(message) = self.worker.receive().await {
             self.over = matches!(message, FromShim::StartFailed(_) | FromShim::Exited(_));
@@ -223,9 +224,8 @@ impl Shim {
             Some(ShimEnd::Waited { status }) => ending(status),
             Some(ShimEnd::NotForked { .. }) | None => None,
         };
-        let gone = ShimEvent::Gone { status };
-        self.gone = Some(gone.clone());
-        gone
+        self.gone = Some(status);
+        ShimEvent::Gone { status }
     }
 }
 

@@ -208,6 +208,7 @@ impl<'a> Keeper<'a> {
                 // A stray.
                 None => {}
                 Some(slot) if status == 0 => {
+                    self.remove_cgroup(slot);
                     self.reports.push_back(KeeperReport { slot, end: ShimEnd::Waited { status } });
                 }
                 Some(slot) => {
@@ -218,6 +219,17 @@ impl<'a> Keeper<'a> {
                     self.unswept.push((slot, status));
                 }
             }
+        }
+    }
+
+    /// Removes the cgroup of a shim that has left. Here, one after another: a thousand shims that do it at once at the
+    /// daemon's end spin for the lock of the directory above.
+    fn remove_cgroup(&self, slot: u32) {
+        if let Some(cgroup) = self.tier.slot(slot)
+            && cgroup.remove().is_err()
+        {
+            // It is not there, or somebody from elsewhere has entered it. Then the next start of the daemon removes it.
+            cgroup.kill().ok();
         }
     }
 

@@ -96,7 +96,7 @@ impl Group {
         self.made.as_ref().filter(|made| made.controlled).and_then(|_| self.cgroup.oom(limit))
     }
 
-    /// Removes it when the shim leaves.
+    /// Removes it when the shim leaves and its keeper is gone.
     pub(super) fn remove(&mut self) {
         if self.made.take().is_some() && self.cgroup.remove().is_err() {
             // Somebody from elsewhere has entered it. The next start of the daemon removes it.

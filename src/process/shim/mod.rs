@@ -270,7 +270,10 @@ impl Shim {
             self.watch_lifelines()?;
             self.link.flush();
         }
-        if let Some(group) = &mut self.group {
+        // Otherwise the keeper does it.
+        if getppid() != self.keeper
+            && let Some(group) = &mut self.group
+        {
             group.remove();
         }
         Ok(())
