@@ -114,7 +114,7 @@ fn life(bytes: u64) -> Vec<EventKind> {
 }
 
 fn telling() -> Spec {
-    Spec { on_close: Some(Webhook { url: "http://hook.example/".into(), secret: None }), ..spec() }
+    Spec { on_close: Some(Box::new(Webhook { url: "http://hook.example/".into(), secret: None })), ..spec() }
 }
 
 fn plain(text: &str, version: u64) -> Option<Variable> {

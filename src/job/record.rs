@@ -13,7 +13,7 @@ use super::{
     state::{AttemptState, Outcome, State},
 };
 
-/// Everything that is known of a Runner.
+/// Everything that is known of a Runner. What most lack while they run is in boxes: tens of thousands are in memory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// Its id.
@@ -55,9 +55,9 @@ pub struct Record {
     /// Its runs.
     pub runs: Vec<Run>,
     /// The record of its cancellation: of the attempt under way or the last one, or of its wait for a turn.
-    pub cancel: Option<Receipt>,
+    pub cancel: Option<Box<Receipt>>,
     /// How its executor drained.
-    pub drain: Option<Drain>,
+    pub drain: Option<Box<Drain>>,
 }
 
 /// One execution of a job on a Runner.
@@ -92,7 +92,7 @@ pub struct Attempt {
     /// How the main process ended.
     pub exit: Option<Exit>,
     /// What went wrong.
-    pub error: Option<Failure>,
+    pub error: Option<Box<Failure>>,
     /// What it wrote.
     pub output: Option<OutputFacts>,
     /// Processes of it that outlived its main process and were killed then.
@@ -106,7 +106,7 @@ pub struct Attempt {
     pub context_version: u64,
     /// The record of its cancellation, where another attempt or run came after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cancel: Option<Receipt>,
+    pub cancel: Option<Box<Receipt>>,
     /// When it began.
     pub started_at: Timestamp,
     /// When it was over.
@@ -282,5 +282,17 @@ impl Receipt {
     /// Whether somebody asked for force, not only a grace that ran out.
     pub fn was_forced_by_request(&self) -> bool {
         self.steps.iter().any(|step| step.action == Action::ForceRequested)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_memory_of_a_job_that_runs_is_small() {
+        assert!(size_of::<Spec>() <= 496, "{}", size_of::<Spec>());
+        assert!(size_of::<Record>() <= 224, "{}", size_of::<Record>());
+        assert!(size_of::<Attempt>() <= 272, "{}", size_of::<Attempt>());
     }
 }

@@ -69,7 +69,7 @@ pub struct Spec {
     pub keep_open: bool,
     /// Who is told when it has closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub on_close: Option<Webhook>,
+    pub on_close: Option<Box<Webhook>>,
     /// The Runner's debug mode; `None` follows the daemon's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub debug: Option<bool>,
@@ -242,7 +242,7 @@ pub struct Command {
     pub argv: Vec<String>,
     /// How it runs.
     #[serde(flatten)]
-    pub process: Process,
+    pub process: Box<Process>,
 }
 
 /// A script. Its `#!` line chooses the interpreter; without one it is `/bin/sh`.
@@ -255,7 +255,7 @@ pub struct Script {
     pub args: Vec<String>,
     /// How it runs.
     #[serde(flatten)]
-    pub process: Process,
+    pub process: Box<Process>,
 }
 
 /// A coroutine of Python, run by `asyncio.Runner` in a process of its own.
@@ -275,7 +275,7 @@ pub struct Python {
     pub interpreter: Option<String>,
     /// How it runs.
     #[serde(flatten)]
-    pub process: Process,
+    pub process: Box<Process>,
 }
 
 impl Python {
@@ -293,7 +293,8 @@ pub enum PythonCode {
     Target(String),
 }
 
-/// How a process runs, whatever it executes.
+/// How a process runs, whatever it executes. In a box: the jobs that are none, of which there may be tens of
+/// thousands, need no room for it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Process {
     /// Environment, over the allow-list and the context.

@@ -144,7 +144,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             };
             match &mut record.cancel {
                 None => {
-                    record.cancel = Some(Receipt {
+                    record.cancel = Some(Box::new(Receipt {
                         requested_at: at,
                         by: by.clone(),
                         reason: *reason,
@@ -153,7 +153,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
                         steps: vec![step],
                         survivors: None,
                         ended_at: None,
-                    });
+                    }));
                 }
                 Some(receipt) => {
                     // Reasons only escalate.
@@ -180,7 +180,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             attempt.state = AttemptState::Ended;
             attempt.outcome = Some(*outcome);
             attempt.exit = *exit;
-            attempt.error = error.clone();
+            attempt.error = error.clone().map(Box::new);
             attempt.output = *output;
             attempt.swept = *swept;
             attempt.result.clone_from(result);
@@ -203,11 +203,11 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
                 }
                 RequeueReason::Retry => {
                     allow(matches!(record.state, Starting | Running | Cancelling) && ended)?;
-                    allow(record.cancel.as_ref().is_none_or(Receipt::is_timeout_alone))?;
+                    allow(record.cancel.as_deref().is_none_or(Receipt::is_timeout_alone))?;
                 }
                 RequeueReason::Shutdown => {
                     allow(record.state == Cancelling && ended)?;
-                    allow(record.cancel.as_ref().is_some_and(Receipt::is_shutdown_alone))?;
+                    allow(record.cancel.as_deref().is_some_and(Receipt::is_shutdown_alone))?;
                 }
                 RequeueReason::NextRun => {
                     allow(matches!(record.state, Starting | Running | Cancelling) && ended)?;
@@ -275,7 +275,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             record.not_before = None;
             record.due = None;
             record.outcome = Some(facts.outcome);
-            record.drain = facts.drain.clone();
+            record.drain = facts.drain.clone().map(Box::new);
             record.closed_at = Some(at);
             if let Some(receipt) = &mut record.cancel {
                 end(receipt, at);

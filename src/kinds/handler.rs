@@ -5,9 +5,9 @@ use std::{any::Any, collections::BTreeMap, fmt, pin::Pin, sync::Arc, time::Durat
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::{MAX_RESULT, Stopped, Variables, http::chain, output::Output};
+use super::{Attempt, MAX_RESULT, Stopped, Variables, http::chain, output::Output};
 use crate::{
-    job::{Failure, Handler, Job, Record, RunnerId},
+    job::{Failure, Handler, Job, RunnerId},
     process::log::Stream,
     runner::{Cancelled, Scope, TaskError},
     supervisor::ports::End,
@@ -105,7 +105,7 @@ impl fmt::Debug for Handlers {
 /// One call of a handler.
 #[derive(Clone, Debug)]
 pub struct Call {
-    record: Arc<Record>,
+    attempt: Arc<Attempt>,
     /// `None`: there are no variables.
     context: Option<Arc<Variables>>,
     scope: Scope,
@@ -113,9 +113,9 @@ pub struct Call {
 }
 
 impl Call {
-    pub(super) fn new(record: Arc<Record>, context: Variables, scope: Scope, output: Output) -> Self {
+    pub(super) fn new(attempt: Arc<Attempt>, context: Variables, scope: Scope, output: Output) -> Self {
         let context = (!context.is_empty()).then(|| Arc::new(context));
-        Self { record, context, scope, output }
+        Self { attempt, context, scope, output }
     }
 
     /// The arguments, as whatever they are to be; [`Value`] takes all.
@@ -123,7 +123,7 @@ impl Call {
     /// # Errors
     /// `invalid_args`: they are something else.
     pub fn args<T: DeserializeOwned>(&self) -> Result<T, HandlerError> {
-        let args = match self.record.job() {
+        let args = match self.attempt.job() {
             Job::Handler(handler) => &handler.args,
             Job::Command(_) | Job::Script(_) | Job::Python(_) | Job::Http(_) => &Value::Null,
         };
@@ -143,7 +143,7 @@ impl Call {
 
     /// The job's Runner.
     pub fn runner(&self) -> RunnerId {
-        self.record.id
+        self.attempt.runner
     }
 
     /// Writes a line to the job's standard output. Waits while the disk is behind.

@@ -13,7 +13,7 @@ use super::{
     output::{Output, Outputs},
 };
 use crate::{
-    job::{Failure, Job},
+    job::{Failure, Job, Record},
     runner::{AsyncRunner, Scope},
     supervisor::ports::News,
 };
@@ -49,38 +49,43 @@ struct Work {
     scope: Scope,
     inside: Arc<Inside>,
     attempt: Arc<Attempt>,
-    context: Context,
     output: Output,
+}
+
+/// What its variables are made from, in a box of its own: it goes when the job begins.
+struct Origin {
+    record: Arc<Record>,
+    context: Context,
 }
 
 /// Starts the main task of an in-process job on its Runner.
 pub(super) fn start(
     runner: &mut AsyncRunner,
     inside: Arc<Inside>,
+    record: Arc<Record>,
     attempt: Arc<Attempt>,
     context: Context,
     output: Output,
 ) -> Main {
-    runner.start_scoped(move |scope| run(Work { scope, inside, attempt, context, output }))
+    let origin = Box::new(Origin { record, context });
+    runner.start_scoped(move |scope| run(Work { scope, inside, attempt, output }, origin))
 }
 
 /// Boxed, all but the job itself: there may be tens of thousands of others, which need less.
 #[expect(clippy::manual_async_fn, reason = "an async function would keep what it is given twice")]
-fn run(work: Work) -> impl Future<Output = Ended> {
+fn run(work: Work, origin: Box<Origin>) -> impl Future<Output = Ended> {
     async move {
-        let variables = match Box::pin(work.begin()).await? {
+        let variables = match Box::pin(work.begin(origin)).await? {
             Ok(variables) => variables,
             Err(failure) => return Ok(Done::failed(failure)),
         };
-        drop(work.context);
-        let end = match work.attempt.record.job() {
+        let end = match work.attempt.job() {
             Job::Http(job) => {
                 let done = Box::pin(work.inside.http.run(job, &variables, &work.output));
                 work.scope.cancellable(work.attempt.told(done)).await?
             }
             Job::Handler(job) => {
-                let record = Arc::clone(&work.attempt.record);
-                let call = Call::new(record, variables, work.scope, work.output);
+                let call = Call::new(Arc::clone(&work.attempt), variables, work.scope, work.output);
                 work.attempt.told(handler::run(&work.inside.handlers, job, call)).await?
             }
             Job::Command(_) | Job::Script(_) | Job::Python(_) => {
@@ -94,11 +99,13 @@ fn run(work: Work) -> impl Future<Output = Ended> {
 
 impl Work {
     /// Waits until the start is durable, and tells that it runs.
-    async fn begin(&self) -> Result<Result<Variables, Failure>, Stopped> {
+    async fn begin(&self, origin: Box<Origin>) -> Result<Result<Variables, Failure>, Stopped> {
         let mut link = Link(Arc::clone(&self.attempt));
         let go = self.scope.cancellable(link.until(|orders| orders.go)).await?;
         go.map_err(|_| Stopped::Aborted)?;
-        let variables = self.scope.cancellable(self.context.variables(&self.attempt.record)).await?;
+        let variables = self.scope.cancellable(origin.context.variables(&origin.record)).await?;
+        // Before it is told: what runs has another record.
+        drop(origin);
         if variables.is_ok() {
             Reporter(Arc::clone(&self.attempt)).send(News::Running { pid: None, start_time: None }).await;
         }
@@ -110,7 +117,7 @@ impl Work {
 mod tests {
     use super::*;
 
-    fn size<T>(_: fn(Work) -> T) -> usize {
+    fn size<T>(_: fn(Work, Box<Origin>) -> T) -> usize {
         size_of::<T>()
     }
 

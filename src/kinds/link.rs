@@ -12,14 +12,20 @@ use tokio::sync::{Notify, mpsc};
 
 use super::process::Hold;
 use crate::{
-    job::{AttemptKey, Record},
+    job::{AttemptKey, Job, Record, RunnerId, Spec},
     supervisor::ports::{News, Report},
 };
 
-/// An attempt, as all that belongs to it shares it: in one piece, for there are tens of thousands.
+/// An attempt, as all that belongs to it shares it: in one piece, for there are tens of thousands. It keeps what stays
+/// of its record, not the record: that changes as soon as the job runs, and the old one would be in memory too.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    pub(super) record: Arc<Record>,
+    pub(super) runner: RunnerId,
+    /// Its run and its own number.
+    pub(super) position: (u32, u32),
+    pub(super) spec: Arc<Spec>,
+    /// Where it is not the job of the spec.
+    job: Option<Arc<Job>>,
     pub(super) key: AttemptKey,
     reports: mpsc::Sender<Report>,
     /// What was given of [`Orders`], and of the two below.
@@ -49,9 +55,23 @@ pub(super) struct Orders {
 }
 
 impl Attempt {
-    pub(super) fn new(record: Arc<Record>, key: AttemptKey, reports: mpsc::Sender<Report>) -> Arc<Self> {
-        let (flags, changed, hold) = (AtomicU8::new(0), Notify::new(), Mutex::default());
-        Arc::new(Self { record, key, reports, flags, changed, hold })
+    pub(super) fn new(record: &Record, key: AttemptKey, reports: mpsc::Sender<Report>) -> Arc<Self> {
+        Arc::new(Self {
+            runner: record.id,
+            position: record.position().unwrap_or((1, 1)),
+            spec: Arc::clone(&record.spec),
+            job: record.run().and_then(|run| run.job.clone()),
+            key,
+            reports,
+            flags: AtomicU8::new(0),
+            changed: Notify::new(),
+            hold: Mutex::default(),
+        })
+    }
+
+    /// What it is to do.
+    pub(super) fn job(&self) -> &Job {
+        self.job.as_deref().unwrap_or(&self.spec.job)
     }
 
     fn give(&self, flags: u8) {
@@ -157,7 +177,7 @@ impl Deref for Reporter {
 impl Reporter {
     /// Waits for room, then reports: giving up while waiting loses nothing that was not handed over.
     pub(super) async fn send(&self, news: News) {
-        let report = Report { runner: self.record.id, key: self.key, news };
+        let report = Report { runner: self.runner, key: self.key, news };
         // Mostly there is room. Without a supervisor there is nobody to tell.
         if let Err(mpsc::error::TrySendError::Full(report)) = self.reports.try_send(report) {
             drop(Box::pin(self.reports.send(report)).await);

@@ -160,14 +160,14 @@ impl Fleet {
         let output = inside.then(|| self.inside.outputs.of(&record));
         let park = can_follow(&record).then(oneshot::channel);
         let (park, next) = park.unzip();
-        let attempt = Attempt::new(record, key, self.reports.clone());
-        let record = &attempt.record;
+        let attempt = Attempt::new(&record, key, self.reports.clone());
+        let (debug, drain_timeout) = (record.spec.debug, record.spec.drain_timeout);
         let start = {
             let (shared, inside) = (Arc::clone(&self.shared), Arc::clone(&self.inside));
             let (attempt, output) = (Arc::clone(&attempt), output.clone());
             move |runner: &mut AsyncRunner| match output {
-                None => process::start(runner, shared, attempt, context),
-                Some(output) => inside::start(runner, inside, attempt, context, output),
+                None => process::start(runner, shared, record, attempt, context),
+                Some(output) => inside::start(runner, inside, record, attempt, context, output),
             }
         };
         let drive = Drive { attempt: Arc::clone(&attempt), output, park };
@@ -190,9 +190,9 @@ impl Fleet {
                 let runtime = if inside { &self.inside.runtime } else { &self.runtime };
                 let mut runner = Runner::builder()
                     .name(id.to_string())
-                    .debug(record.spec.debug)
+                    .debug(debug)
                     .loop_factory(LoopFactory::shared(runtime.clone()))
-                    .drain_timeout(record.spec.drain_timeout)
+                    .drain_timeout(drain_timeout)
                     .build_async();
                 let main = start(&mut runner);
                 let facts = (runner.handle(), runner.get_loop().ok());
@@ -290,12 +290,12 @@ impl Runners for Fleet {
         if parked.is_none() && !told {
             return;
         }
-        let reporter = Reporter(Attempt::new(record, key, self.reports.clone()));
+        let reporter = Reporter(Attempt::new(&record, key, self.reports.clone()));
         let runner = parked.map(|parked| {
             self.closing.insert(key, parked.handle);
             parked.runner
         });
-        let limit = reporter.record.spec.drain_timeout;
+        let limit = reporter.spec.drain_timeout;
         let driver = async move {
             let report = match runner {
                 Some(runner) => match runner.await {
@@ -393,7 +393,7 @@ impl Drive {
             return driven;
         }
         {
-            let limit = reporter.record.spec.drain_timeout;
+            let limit = reporter.spec.drain_timeout;
             // What is left over may have to be told of.
             let left = runner.get_loop().is_ok_and(|own| own.live_tasks() + own.blocking_tasks() > 0);
             let span = left.then(|| reporter.span());
@@ -440,7 +440,7 @@ fn done(ended: Result<Ended, RunError>, inside: bool, reporter: &Reporter) -> Op
             End { error: Some(failure), ..End::default() }
         }
         Err(error) => {
-            tracing::error!(runner = %reporter.record.id, %error, "a main task of runward's own failed");
+            tracing::error!(runner = %reporter.runner, %error, "a main task of runward's own failed");
             let failure = Failure::new("internal", format!("runward's own main task failed: {error}"));
             End { error: Some(failure), lost: true, ..End::default() }
         }

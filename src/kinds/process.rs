@@ -61,10 +61,11 @@ impl Hold {
 pub(super) fn start(
     runner: &mut AsyncRunner,
     shared: Arc<Shared>,
+    record: Arc<Record>,
     attempt: Arc<Attempt>,
     context: Context,
 ) -> Main {
-    let (record, key) = (Arc::clone(&attempt.record), attempt.key);
+    let key = attempt.key;
     let (link, reporter) = (Link(Arc::clone(&attempt)), Reporter(Arc::clone(&attempt)));
     runner.start_scoped(move |scope| attempt.told(run(scope, shared, record, key, context, link, reporter)))
 }
@@ -164,7 +165,7 @@ impl Watch {
             forced = link.until(|orders| orders.force) => forced,
         };
         if forced.is_ok() {
-            if matches!(self.reporter.record.job(), Job::Python(_)) && signal == Signal::SIGINT {
+            if matches!(self.reporter.job(), Job::Python(_)) && signal == Signal::SIGINT {
                 // As a second Ctrl-C, which asyncio answers at once.
                 drop(self.shim.signal(signal as i32).await);
                 tokio::select! {
@@ -213,7 +214,7 @@ impl Watch {
                 }
             }
             ShimEvent::StartFailed(failure) => {
-                return Some(Box::new(ending::not_started(&failure, self.reporter.record.job())));
+                return Some(Box::new(ending::not_started(&failure, self.reporter.job())));
             }
             ShimEvent::Exited(report) => return Some(Box::new(ending::end_of(&report))),
             // Nobody swept: the keeper is gone too. The daemon is about to end, and recovery to tell the truth.

@@ -32,9 +32,9 @@ impl Attempt {
     }
 
     pub(super) fn span(&self) -> Span {
-        let (run, attempt) = self.record.position().unwrap_or((1, 1));
+        let (run, attempt) = self.position;
         // Of the highest level, so that no filter leaves lines without it.
-        tracing::error_span!("attempt", runner = %self.record.id, run, attempt)
+        tracing::error_span!("attempt", runner = %self.runner, run, attempt)
     }
 }
 

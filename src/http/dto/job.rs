@@ -145,11 +145,13 @@ impl From<&job::Job> for Job {
     fn from(job: &job::Job) -> Self {
         match job {
             job::Job::Command(job::Command { argv, process }) => {
-                Self::Command(Command { argv: argv.clone(), process: process.into() })
+                Self::Command(Command { argv: argv.clone(), process: (&**process).into() })
             }
-            job::Job::Script(job::Script { source, args, process }) => {
-                Self::Script(Script { source: source.clone(), args: args.clone(), process: process.into() })
-            }
+            job::Job::Script(job::Script { source, args, process }) => Self::Script(Script {
+                source: source.clone(),
+                args: args.clone(),
+                process: (&**process).into(),
+            }),
             job::Job::Python(job::Python { code, args, kwargs, interpreter, process }) => {
                 let (source, target) = match code.clone() {
                     job::PythonCode::Source(source) => (Some(source), None),
@@ -161,7 +163,7 @@ impl From<&job::Job> for Job {
                     args: args.clone(),
                     kwargs: kwargs.clone(),
                     interpreter: interpreter.clone(),
-                    process: process.into(),
+                    process: (&**process).into(),
                 })
             }
             job::Job::Http(http) => Self::Http(http.into()),

@@ -258,7 +258,7 @@ impl From<&job::Record> for Cancelled {
             id: record.id.to_string(),
             state: record.state.as_str(),
             outcome: record.outcome.map(job::Outcome::as_str),
-            cancel: record.cancel.as_ref().map(Receipt::from),
+            cancel: record.cancel.as_deref().map(Receipt::from),
         }
     }
 }
@@ -294,14 +294,14 @@ impl From<&job::Record> for Runner {
             on_lost: spec.on_lost.as_str(),
             on_shutdown: spec.on_shutdown.as_str(),
             keep_open: spec.keep_open,
-            on_close: spec.on_close.as_ref().map(Webhook::from),
+            on_close: spec.on_close.as_deref().map(Webhook::from),
             debug: spec.debug,
             created_at: time(record.created_at),
             started_at: record.started_at.map(time),
             closed_at: record.closed_at.map(time),
             runs: record.runs.iter().map(run).collect(),
-            cancel: record.cancel.as_ref().map(Receipt::from),
-            drain: record.drain.as_ref().map(Drain::from),
+            cancel: record.cancel.as_deref().map(Receipt::from),
+            drain: record.drain.as_deref().map(Drain::from),
             job,
         }
     }
@@ -338,11 +338,11 @@ impl From<&job::Attempt> for Attempt {
             outcome: attempt.outcome.map(job::Outcome::as_str),
             pid: attempt.pid,
             exit: attempt.exit.map(Exit::from),
-            error: attempt.error.as_ref().map(Failure::from),
+            error: attempt.error.as_deref().map(Failure::from),
             output: attempt.output.map(Output::from),
             swept: attempt.swept,
             context_version: attempt.context_version,
-            cancel: attempt.cancel.as_ref().map(Receipt::from),
+            cancel: attempt.cancel.as_deref().map(Receipt::from),
             started_at: time(attempt.started_at),
             ended_at: attempt.ended_at.map(time),
         }

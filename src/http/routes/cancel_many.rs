@@ -1,6 +1,6 @@
 //! Cancelling all that fits a filter.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use axum::{
     body::Body,
@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri},
     response::Response,
 };
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use serde_json::Value;
 
 use super::{From, json, no_parameters, read_json, runners::READ};
@@ -28,8 +28,8 @@ use crate::{
 const FIELDS: [&str; 5] = ["state", "queue", "name", "label", "all"];
 /// Runners of one request: their ids fit into one answer.
 const MAX_CANCELLED: usize = 10_000;
-/// Requests that the supervisor has at once: they share a commit.
-const TOGETHER: usize = 256;
+/// Requests that are under way at once: enough for one commit to be on disk while those of the next are decided.
+const TOGETHER: usize = 4096;
 
 /// Cancels all runners that are not closed and fit a filter, at the time of the request.
 ///
@@ -47,24 +47,27 @@ pub(super) async fn cancel(
     no_parameters(&uri)?;
     let value = read_json(&shared, &from.0, &headers, body).await?;
     let (filter, force) = read_filter(value)?;
-    let (mut found, more) = find(&shared, filter).await?;
+    let (found, more) = match force {
+        true => find(&shared, filter, MAX_CANCELLED).await?,
+        false => find_to_cancel(&shared, filter).await?,
+    };
     // Those that wait first: none of them is to start because another one was stopped.
-    found.sort_by_key(|(_, state)| *state != Stage::Queued);
+    let (waiting, others): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|(_, state)| *state == Stage::Queued);
     let by = from.0.peer.requester();
-    let mut items = Vec::with_capacity(found.len());
-    for some in found.chunks(TOGETHER) {
-        let asked = some.iter().map(|(id, state)| {
-            let (id, state, by) = (*id, *state, by.clone());
+    let mut items = Vec::with_capacity(waiting.len() + others.len());
+    for some in [waiting, others] {
+        let asked = some.into_iter().map(|(id, state)| {
+            let by = by.clone();
             let supervisor = &shared.api.supervisor;
             async move {
-                let stopping = matches!(state, Stage::Cancelling | Stage::Draining);
-                if stopping && !force {
+                if is_stopping(state) && !force {
                     return item(id, Ok(Taken::AlreadySo));
                 }
                 item(id, supervisor.cancel(id, by).await.map_err(Problem::from))
             }
         });
-        items.extend(join_all(asked).await);
+        items.extend(stream::iter(asked).buffered(TOGETHER).collect::<Vec<_>>().await);
     }
     let accepted = items.iter().filter(|item| item.result == ACCEPTED).count();
     let answer = CancelledMany { matched: items.len(), accepted, more, items };
@@ -82,13 +85,40 @@ fn item(id: RunnerId, taken: Result<Taken, Problem>) -> CancelledItem {
     CancelledItem { id, result, problem }
 }
 
-/// All that fit now, and whether there are more.
-async fn find(shared: &Shared, mut filter: Filter) -> Result<(Vec<(RunnerId, Stage)>, bool), Problem> {
+fn is_stopping(state: Stage) -> bool {
+    matches!(state, Stage::Cancelling | Stage::Draining)
+}
+
+type Found = (Vec<(RunnerId, Stage)>, bool);
+
+/// All that fit now, as far as there is room for them, and whether there are more. Those that are stopping already come
+/// last: who cancels more than one request takes is not told of the same ones again and again.
+async fn find_to_cancel(shared: &Shared, filter: Filter) -> Result<Found, Problem> {
+    let (stopping, others): (Vec<_>, Vec<_>) =
+        filter.states.iter().copied().partition(|state| is_stopping(*state));
+    let (mut found, mut more) = (Vec::new(), false);
+    for states in [others, stopping] {
+        // Without a state all would fit.
+        if states.is_empty() || more {
+            continue;
+        }
+        let known: HashSet<RunnerId> = found.iter().map(|(id, _)| *id).collect();
+        let room = MAX_CANCELLED - found.len();
+        let (some, left) = find(shared, Filter { states, ..filter.clone() }, room).await?;
+        // One can have begun to stop in between.
+        found.extend(some.into_iter().filter(|(id, _)| !known.contains(id)));
+        more = left;
+    }
+    Ok((found, more))
+}
+
+/// All that fit now, up to so many, and whether there are more.
+async fn find(shared: &Shared, mut filter: Filter, most: usize) -> Result<Found, Problem> {
     let mut found = Vec::new();
     loop {
         let listed = shared.api.supervisor.archive().list(filter.clone()).await?;
         for record in &listed.records {
-            if found.len() == MAX_CANCELLED {
+            if found.len() == most {
                 return Ok((found, true));
             }
             found.push((record.id, record.state));

@@ -120,8 +120,8 @@ fn argv(value: Value, path: &str) -> Result<Vec<String>, Problem> {
     }
 }
 
-pub(super) fn read_process(fields: &mut Fields) -> Result<Process, Problem> {
-    Ok(Process {
+pub(super) fn read_process(fields: &mut Fields) -> Result<Box<Process>, Problem> {
+    Ok(Box::new(Process {
         env: environment(fields)?,
         cwd: cwd(fields)?,
         stdin: fields.text("stdin")?,
@@ -133,7 +133,7 @@ pub(super) fn read_process(fields: &mut Fields) -> Result<Process, Problem> {
         limits: process::limits(fields)?,
         stop_signal: stop_signal(fields)?,
         success_exit_codes: process::success_exit_codes(fields)?,
-    })
+    }))
 }
 
 fn read_script(value: Value) -> Result<Script, Problem> {

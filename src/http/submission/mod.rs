@@ -77,7 +77,7 @@ pub(super) fn spec(body: Value, config: &Config) -> Result<Arc<Spec>, Problem> {
         on_lost: on_lost(&mut fields, "on_lost")?,
         on_shutdown: on_lost(&mut fields, "on_shutdown")?,
         keep_open: fields.flag("keep_open")?.unwrap_or(false),
-        on_close: on_close::read(&mut fields)?,
+        on_close: on_close::read(&mut fields)?.map(Box::new),
         debug: fields.flag("debug")?,
         ..Spec::new(job, fields.duration("drain_timeout")?.unwrap_or(config.drain_timeout))
     };

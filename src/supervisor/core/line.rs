@@ -143,6 +143,14 @@ impl Line {
         queue.ready.contains(place).then(|| self.ticket(place, name))
     }
 
+    /// The ticket that one started with.
+    fn taken_by(&self, record: &Record) -> Option<Ticket> {
+        let spec = &*record.spec;
+        let (queue, _) = self.queues.get_key_value(&*spec.queue)?;
+        let (queue, key) = (Arc::clone(queue), spec.concurrency_key.as_deref().map(Arc::from));
+        Some(Ticket { place: place(record), queue, weight: spec.weight, key })
+    }
+
     fn ticket(&self, place: Place, queue: &Arc<str>) -> Ticket {
         let special = self.special.get(&place.seq);
         Ticket {
@@ -207,7 +215,9 @@ impl Line {
     }
 
     /// It is over: what was taken is free.
-    pub(super) fn give_back(&mut self, ticket: &Ticket, id: RunnerId) {
+    pub(super) fn give_back(&mut self, record: &Record) {
+        let Some(ticket) = self.taken_by(record) else { return };
+        let id = record.id;
         let weight = u64::from(ticket.weight);
         self.slots[kind(ticket.place)] -= weight;
         let (_, queue) = self.queue(&ticket.queue);

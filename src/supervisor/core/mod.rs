@@ -49,8 +49,8 @@ struct Active {
     key: AttemptKey,
     /// The start is durable and the Runner was told to go.
     gone: bool,
-    /// What is taken as long as something of it may run.
-    slot: Option<Ticket>,
+    /// Its slots and its key are taken, as long as something of it may run.
+    slots: bool,
 }
 
 /// All Runners that are not closed, and what to do with them.
@@ -159,7 +159,7 @@ impl Core {
         if let Some(at) = record.deadline_at() {
             self.timers.set(id, Timer::Deadline, now.mono + until(now.wall, at));
         }
-        self.active.insert(id, Active { record: Arc::new(record), key, gone: true, slot: None });
+        self.active.insert(id, Active { record: Arc::new(record), key, gone: true, slots: false });
         self.idle += 1;
     }
 

@@ -198,8 +198,8 @@ impl Turn<'_> {
             self.unqueue(id);
             // It was never told to go: for that its submission had to be durable.
             if let Some(active) = self.core.active.remove(&id) {
-                if let Some(slot) = &active.slot {
-                    self.core.line.give_back(slot, id);
+                if active.slots {
+                    self.core.line.give_back(&active.record);
                 }
                 self.out.now.push(Effect::Abort(active.key));
             }
@@ -218,6 +218,8 @@ impl Turn<'_> {
                 for id in ids {
                     self.stop_for_shutdown(id, name);
                 }
+                let Core { starting, active, .. } = &mut *self.core;
+                starting.retain(|(_, id)| active.contains_key(id));
             }
             Phase::Draining { .. } => self.force_all(&Requester(name.into())),
             Phase::Forcing { .. } | Phase::Finished => {}
@@ -229,7 +231,6 @@ impl Turn<'_> {
         let Some(active) = self.core.active.get(&id) else { return };
         if active.record.state == State::Starting && !active.gone {
             self.out.now.push(Effect::Abort(active.key));
-            self.core.starting.retain(|(_, starting)| *starting != id);
             let reason = RequeueReason::NotExecuted;
             self.append(id, EventKind::Requeued { reason, held: false, not_before: None });
         } else {
@@ -408,10 +409,8 @@ impl Turn<'_> {
             job::apply(Arc::make_mut(&mut active.record), &event).unwrap_or_else(distrust);
             let state = active.record.state;
             self.core.idle = self.core.idle + usize::from(state == State::Idle) - usize::from(was_idle);
-            if !runs(state)
-                && let Some(slot) = active.slot.take()
-            {
-                self.core.line.give_back(&slot, id);
+            if !runs(state) && std::mem::take(&mut active.slots) {
+                self.core.line.give_back(&active.record);
             }
             if matches!(state, State::Queued | State::Closed) {
                 self.deactivate(id);
@@ -471,16 +470,16 @@ impl Turn<'_> {
     fn leave_queue(&mut self, id: RunnerId) {
         let Some(waiting) = self.core.waiting.get(id) else { return };
         let starts = waiting.record.as_ref().is_some_and(|record| record.state == State::Starting);
-        let slot = starts.then(|| waiting.ticket.clone());
-        if let Some(ticket) = &slot {
+        if starts {
             // Before it leaves: its key must not look free in between.
-            self.core.line.take(ticket, id);
+            let ticket = waiting.ticket.clone();
+            self.core.line.take(&ticket, id);
         }
         let Some(record) = self.unqueue(id) else { return };
         match record.attempt() {
             Some(attempt) if record.state != State::Closed => {
                 let key = attempt.key;
-                self.core.active.insert(id, Active { record, key, gone: false, slot });
+                self.core.active.insert(id, Active { record, key, gone: false, slots: starts });
             }
             Some(_) | None => self.retire(record),
         }

@@ -78,7 +78,7 @@ pub(in crate::supervisor) enum Next {
 pub(in crate::supervisor) fn what_follows(record: &Record, stopping: bool) -> Next {
     let Some(attempt) = record.attempt() else { return Next::Close };
     let Some(outcome) = attempt.outcome else { return Next::Close };
-    let (spec, receipt) = (&*record.spec, record.cancel.as_ref());
+    let (spec, receipt) = (&*record.spec, record.cancel.as_deref());
     let again = |reason, held| Next::Again { reason, held };
     if !record.closing {
         if outcome == Outcome::Lost && receipt.is_none() && spec.on_lost != OnLost::Fail {

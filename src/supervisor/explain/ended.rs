@@ -63,7 +63,7 @@ fn attempt(record: &Record, last: &Attempt, facts: &mut Facts) -> String {
     let outcome = last.outcome.unwrap_or(Outcome::Lost);
     facts.outcome = record.outcome.or(last.outcome);
     let (after, who) = tries(record, last, outcome);
-    let receipt = record.cancel.as_ref().or(last.cancel.as_ref());
+    let receipt = record.cancel.as_deref().or(last.cancel.as_deref());
     if let Some(receipt) = receipt {
         of_receipt(receipt, facts);
     }
@@ -126,7 +126,7 @@ fn tries(record: &Record, last: &Attempt, outcome: Outcome) -> (String, &'static
 }
 
 pub(super) fn lost(last: &Attempt, facts: &mut Facts) -> String {
-    facts.error.clone_from(&last.error);
+    facts.error = last.error.as_deref().cloned();
     let noticed = last.ended_at.map_or_else(String::new, |at| format!(" at {}", Time(at)));
     if lost_with_daemon(last) {
         facts.reason = Reason::LostWithDaemon;
@@ -146,7 +146,7 @@ pub(super) fn lost(last: &Attempt, facts: &mut Facts) -> String {
 pub(super) fn how(attempt: &Attempt, receipt: Option<&Receipt>, who: &str, facts: &mut Facts) -> String {
     let at = attempt.ended_at.map_or_else(String::new, |at| format!(" at {}", Time(at)));
     facts.exit = attempt.exit;
-    facts.error.clone_from(&attempt.error);
+    facts.error = attempt.error.as_deref().cloned();
     let kind = attempt.error.as_ref().map(|error| (error.kind.as_str(), error.message.as_str()));
     match (attempt.exit, kind) {
         (_, Some(("start_failed", message))) => {

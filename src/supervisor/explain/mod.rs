@@ -178,7 +178,7 @@ pub fn explain(record: &Record, standing: Option<&Standing>, grace: Duration) ->
             let last = record.attempt().map_or_else(String::new, |last| match last.outcome {
                 Some(Outcome::Lost) => ended::lost(last, &mut facts),
                 Some(_) | None => {
-                    format!("is over: {}", ended::how(last, last.cancel.as_ref(), "it", &mut facts))
+                    format!("is over: {}", ended::how(last, last.cancel.as_deref(), "it", &mut facts))
                 }
             });
             facts.reason = Reason::Idle;

@@ -79,7 +79,7 @@ fn until(record: &Record, at: Time, facts: &mut Facts) -> String {
     match record.attempt() {
         Some(last) => {
             let (number, max) = (last.attempt, spec.retry.max_attempts);
-            let how = ended::how(last, last.cancel.as_ref(), "it", facts);
+            let how = ended::how(last, last.cancel.as_deref(), "it", facts);
             facts.reason = Reason::Backoff;
             format!("It waits until {at} before it is tried again: attempt {number} of {max} failed, {how}")
         }
