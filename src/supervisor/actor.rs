@@ -349,11 +349,14 @@ impl<R: Runners, S: Records> Actor<R, S> {
         self.linger = None;
         let Pending { mut batch, held } = std::mem::take(&mut self.pending);
         let records = self.core.take_changed();
+        let submitter =
+            |record: &Arc<Record>| Some((Arc::clone(record), self.replies.remove(&(record.id, SUBMISSION))?));
+        let submitters = records.iter().filter_map(submitter).collect();
         // After a failed commit there are older snapshots; the newer ones hold all that they do.
         batch.append(Batch { records, ..Batch::default() });
         let pulses = std::mem::take(&mut self.pulses);
         self.in_flight = Some(InFlight { held, pulses, context: self.core.context() });
-        self.writer.write(batch);
+        self.writer.write(batch, submitters);
     }
 
     /// Whether nobody waits for what is pending, and it may wait for more.
@@ -366,7 +369,10 @@ impl<R: Runners, S: Records> Actor<R, S> {
         now < *self.linger.get_or_insert(now + LINGER)
     }
 
-    fn written(&mut self, Written { batch, result }: Written) {
+    fn written(&mut self, Written { batch, result, refused }: Written) {
+        for (record, reply) in refused {
+            self.replies.insert((record.id, SUBMISSION), reply);
+        }
         // A store that refuses is not one that is stuck.
         for pulse in self.in_flight.iter_mut().flat_map(|in_flight| in_flight.pulses.drain(..)) {
             pulse.send(()).ok();
