@@ -349,14 +349,11 @@ impl<R: Runners, S: Records> Actor<R, S> {
         self.linger = None;
         let Pending { mut batch, held } = std::mem::take(&mut self.pending);
         let records = self.core.take_changed();
-        let submitter =
-            |record: &Arc<Record>| Some((Arc::clone(record), self.replies.remove(&(record.id, SUBMISSION))?));
-        let submitters = records.iter().filter_map(submitter).collect();
         // After a failed commit there are older snapshots; the newer ones hold all that they do.
         batch.append(Batch { records, ..Batch::default() });
         let pulses = std::mem::take(&mut self.pulses);
         self.in_flight = Some(InFlight { held, pulses, context: self.core.context() });
-        self.writer.write(batch, submitters);
+        self.writer.write(batch);
     }
 
     /// Whether nobody waits for what is pending, and it may wait for more.
@@ -369,10 +366,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
         now < *self.linger.get_or_insert(now + LINGER)
     }
 
-    fn written(&mut self, Written { batch, result, refused }: Written) {
-        for (record, reply) in refused {
-            self.replies.insert((record.id, SUBMISSION), reply);
-        }
+    fn written(&mut self, Written { batch, result }: Written) {
         // A store that refuses is not one that is stuck.
         for pulse in self.in_flight.iter_mut().flat_map(|in_flight| in_flight.pulses.drain(..)) {
             pulse.send(()).ok();
@@ -395,6 +389,12 @@ impl<R: Runners, S: Records> Actor<R, S> {
                 self.forget(refused);
                 records.iter().for_each(|record| tell_end(record));
                 self.hub.publish(&records, upto);
+                // Before the held answers, which say no more than that it was accepted.
+                for record in &records {
+                    if !self.replies.is_empty() {
+                        self.answer((record.id, SUBMISSION), Reply::Submitted(Arc::clone(record)));
+                    }
+                }
                 self.input(Input::Committed { upto });
                 if let Some(InFlight { held, context, pulses: _ }) = self.in_flight.take() {
                     self.context.send_if_modified(|known| {

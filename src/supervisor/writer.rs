@@ -9,52 +9,34 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use super::{
-    handle::Reply,
-    ports::{AppendError, Batch, Delivery, Duplicate, EventLog},
-};
-use crate::{
-    job::{Record, RunnerId},
-    metrics::Metrics,
-};
+use super::ports::{AppendError, Batch, Delivery, Duplicate, EventLog};
+use crate::{job::RunnerId, metrics::Metrics};
 
 /// A batch, after the attempt to commit it.
 pub(super) struct Written {
     pub(super) batch: Batch,
     pub(super) result: Result<Vec<Duplicate>, AppendError>,
-    /// Those of the submitters that were not told that their job is durable, because it is not.
-    pub(super) refused: Vec<Submitter>,
 }
-
-/// Who waits for a submission to be durable, and what it is told then.
-pub(super) type Submitter = (Arc<Record>, oneshot::Sender<Reply>);
 
 /// The writer thread. It ends, and closes the store, when this is dropped.
 pub(super) struct Writer {
-    batches: Option<blocking::SyncSender<(Batch, Vec<Submitter>)>>,
+    batches: Option<blocking::SyncSender<Batch>>,
     written: mpsc::Receiver<Written>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Writer {
     pub(super) fn start(mut log: Box<dyn EventLog>, metrics: Arc<Metrics>) -> io::Result<Self> {
-        let (batches, receiver) = blocking::sync_channel::<(Batch, Vec<Submitter>)>(1);
+        let (batches, receiver) = blocking::sync_channel::<Batch>(1);
         let (sender, written) = mpsc::channel(1);
         let thread = thread::Builder::new().name("runward-store".into()).spawn(move || {
-            while let Ok((batch, submitters)) = receiver.recv() {
+            while let Ok(batch) = receiver.recv() {
                 let started = Instant::now();
                 let result = log.append(&batch);
                 count(&metrics, started, &batch, &result);
-                let (durable, refused) = sort(submitters, &result);
-                let gone = sender.blocking_send(Written { batch, result, refused }).is_err();
-                // Here, and not after another thread was woken: it is all that they wait for.
-                for (record, reply) in durable {
-                    // The client may have gone.
-                    drop(reply.send(Reply::Submitted(record)));
-                }
-                if gone {
+                if sender.blocking_send(Written { batch, result }).is_err() {
                     break;
                 }
             }
@@ -62,31 +44,16 @@ impl Writer {
         Ok(Self { batches: Some(batches), written, thread: Some(thread) })
     }
 
-    /// Hands over a batch, and who is told when it is durable. Only when the one before was written.
-    pub(super) fn write(&mut self, batch: Batch, submitters: Vec<Submitter>) {
+    /// Hands over a batch. Only when the one before was written.
+    pub(super) fn write(&mut self, batch: Batch) {
         if let Some(batches) = &self.batches {
-            batches.send((batch, submitters)).expect("the writer thread lives as long as its writer");
+            batches.send(batch).expect("the writer thread lives as long as its writer");
         }
     }
 
     /// The batch that was handed over, written. Cancel-safe.
     pub(super) async fn written(&mut self) -> Written {
         self.written.recv().await.expect("the writer thread lives as long as its writer")
-    }
-}
-
-/// Those whose jobs are durable, and the others.
-fn sort(
-    submitters: Vec<Submitter>,
-    result: &Result<Vec<Duplicate>, AppendError>,
-) -> (Vec<Submitter>, Vec<Submitter>) {
-    match result {
-        Ok(duplicates) if duplicates.is_empty() => (submitters, Vec::new()),
-        Ok(duplicates) => {
-            let refused: HashSet<RunnerId> = duplicates.iter().map(|duplicate| duplicate.runner).collect();
-            submitters.into_iter().partition(|(record, _)| !refused.contains(&record.id))
-        }
-        Err(_) => (Vec::new(), submitters),
     }
 }
 
