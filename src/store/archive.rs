@@ -15,7 +15,7 @@ use super::{
     OpenError, connect_readonly,
     kept::{self, Closed, Message, Totals},
     list::list,
-    rows::{event_from_row, id_from_row, id_to_row, replay, time_from_row},
+    rows::{event_from_row, id_from_row, id_to_row, replay, replay_at, time_from_row},
 };
 use crate::{
     job::{Event, QueueSettings, Record, RunnerId, SharedContext, State},
@@ -239,15 +239,7 @@ impl Records for Lookup {
     }
 
     fn load_at(&self, submitted_seq: u64) -> Result<Option<Record>, Unreadable> {
-        let find = || {
-            let id = self
-                .0
-                .prepare_cached("SELECT id FROM runners WHERE n = ?1")?
-                .query_row([submitted_seq], |row| id_from_row(row, 0))
-                .optional()?;
-            id.map(|id| replay(&self.0, submitted_seq, id)).transpose()
-        };
-        readable(find())
+        readable(replay_at(&self.0, submitted_seq))
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 
 use jiff::Timestamp;
 use rusqlite::{
-    Connection, Row,
+    Connection, Row, Rows,
     types::{FromSqlError, Type},
 };
 
@@ -32,17 +32,33 @@ pub(super) fn event_from_row(row: &Row<'_>) -> rusqlite::Result<Event> {
 pub(super) fn replay(connection: &Connection, n: u64, id: RunnerId) -> rusqlite::Result<Record> {
     let mut statement =
         connection.prepare_cached("SELECT seq, at, data FROM events WHERE n = ?1 ORDER BY seq")?;
-    let mut rows = statement.query([n])?;
+    sum(statement.query([n])?, |_| Ok(id))?.ok_or_else(|| unreadable(2, io::Error::other("it has no events")))
+}
+
+/// The same of the Runner in this place, in one query; `None` where there is none.
+pub(super) fn replay_at(connection: &Connection, n: u64) -> rusqlite::Result<Option<Record>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT e.seq, e.at, e.data, r.id FROM runners AS r CROSS JOIN events AS e ON e.n = r.n
+         WHERE r.n = ?1 ORDER BY e.seq",
+    )?;
+    sum(statement.query([n])?, |row| id_from_row(row, 3))
+}
+
+/// From the columns `seq, at, data`.
+fn sum(
+    mut rows: Rows<'_>,
+    id: impl Fn(&Row<'_>) -> rusqlite::Result<RunnerId>,
+) -> rusqlite::Result<Option<Record>> {
     let mut record = None;
     while let Some(row) = rows.next()? {
         let at = time_from_row(row, 1)?.unwrap_or_default();
-        let event = Event { seq: row.get(0)?, runner: id, at, kind: json_from_row(row, 2)? };
+        let event = Event { seq: row.get(0)?, runner: id(row)?, at, kind: json_from_row(row, 2)? };
         match &mut record {
             None => record = Some(job::create(&event).map_err(|illegal| unreadable(2, illegal))?),
             Some(record) => job::apply(record, &event).map_err(|illegal| unreadable(2, illegal))?,
         }
     }
-    record.ok_or_else(|| unreadable(2, io::Error::other("it has no events")))
+    Ok(record)
 }
 
 /// From a column of JSON.

@@ -81,6 +81,7 @@ pub struct Submission {
 #[derive(Clone, Debug)]
 pub(super) enum Reply {
     Answer(Answer),
+    Submitted(Arc<Record>),
     Duplicate { original: RunnerId, same_body: bool },
     StoreFailing(String),
     NotRecorded(String),
@@ -117,12 +118,14 @@ pub enum Stage {
 }
 
 /// A submission that was accepted: it is durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Submitted {
     /// The Runner.
     pub id: RunnerId,
     /// Whether an earlier submission with this key made it.
     pub replayed: bool,
+    /// Its record as it was made durable; `None` where an earlier submission made it.
+    pub record: Option<Arc<Record>>,
 }
 
 /// Why a request was not carried out.
@@ -225,7 +228,7 @@ pub struct Filter {
 
 /// Runners that are looked at for one page, so that it takes milliseconds whatever is asked. A page of those that are
 /// rare among many ends early then.
-pub const LOOKS: usize = 10_000;
+pub const LOOKS: usize = 2000;
 
 /// A part of a list.
 #[derive(Debug, Default)]
@@ -435,6 +438,7 @@ impl Supervisor {
         match self.ask(|reply| Command::Change { change, reply }).await? {
             Reply::Answer(answer) => Ok(answer),
             Reply::Duplicate { .. } => Ok(Answer::Unknown),
+            Reply::Submitted(_) => Ok(Answer::Accepted),
             Reply::StoreFailing(reason) | Reply::NotRecorded(reason) => Err(Refusal::NotRecorded(reason)),
         }
     }
@@ -458,6 +462,7 @@ impl Supervisor {
         let answer = match reply {
             Reply::Answer(answer) => answer,
             Reply::Duplicate { .. } => Answer::Unknown,
+            Reply::Submitted(_) => Answer::Accepted,
             Reply::StoreFailing(reason) | Reply::NotRecorded(reason) => {
                 return Err(Refusal::NotRecorded(reason));
             }
@@ -511,7 +516,7 @@ impl Supervisor {
 
 fn replay(original: RunnerId, same_body: bool) -> Result<Submitted, Refusal> {
     match same_body {
-        true => Ok(Submitted { id: original, replayed: true }),
+        true => Ok(Submitted { id: original, replayed: true, record: None }),
         false => Err(Refusal::KeyReused { original }),
     }
 }
@@ -519,10 +524,11 @@ fn replay(original: RunnerId, same_body: bool) -> Result<Submitted, Refusal> {
 fn submitted(id: RunnerId, reply: Reply) -> Result<Submitted, Refusal> {
     match reply {
         Reply::Duplicate { original, same_body } => replay(original, same_body),
+        Reply::Submitted(record) => Ok(Submitted { id, replayed: false, record: Some(record) }),
         Reply::StoreFailing(reason) | Reply::NotRecorded(reason) => Err(Refusal::StoreFailing(reason)),
         Reply::Answer(answer) => match answer {
             Answer::Accepted | Answer::AlreadySo | Answer::Run(_) | Answer::Version(_) => {
-                Ok(Submitted { id, replayed: false })
+                Ok(Submitted { id, replayed: false, record: None })
             }
             Answer::Denied(denied) => Err(denied.into()),
             Answer::Unknown => Err(Refusal::Ended),

@@ -103,7 +103,7 @@ async fn find_earlier(
             && let Some((original, body)) = shared.api.supervisor.archive().keyed(key.key.clone()).await?
         {
             *answer = match body == key.body {
-                true => Ok(Submitted { id: original, replayed: true }),
+                true => Ok(Submitted { id: original, replayed: true, record: None }),
                 false => Err(Refusal::KeyReused { original }),
             };
         }

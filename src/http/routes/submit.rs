@@ -105,17 +105,14 @@ pub(super) async fn submit(
     // One that is kept open does not close by itself: what is waited for is its first run.
     let run = spec.keep_open.then_some(1);
     let id = RunnerId::new();
-    // Its first record comes with its commit: nobody has to read it back.
-    let changes = shared.api.supervisor.subscribe(id);
+    // Before anything can happen to it: then nothing is missed.
+    let changes = matches!(answer, Answer::Wait(_)).then(|| shared.api.supervisor.subscribe(id));
     let submitted = shared.api.supervisor.submit(supervisor::Submission { id, spec, key }).await?;
-    let changes = match submitted.replayed {
-        true => shared.api.supervisor.subscribe(submitted.id),
-        false => changes,
-    };
-    let answered = respond(&shared, answer, submitted.id, changes, run, held).await;
+    let changes = changes.filter(|_| !submitted.replayed);
+    let answered = respond(&shared, answer, &submitted, changes, run, held).await;
     let mut response =
         answered.unwrap_or_else(|problem| accepted_but(&problem, submitted.id).into_response());
-    name(&mut response, submitted);
+    name(&mut response, &submitted);
     Ok(response)
 }
 
@@ -123,14 +120,20 @@ pub(super) async fn submit(
 async fn respond(
     shared: &Shared,
     answer: Answer,
-    id: RunnerId,
-    mut changes: Subscription,
+    submitted: &Submitted,
+    changes: Option<Subscription>,
     run: Option<u32>,
     held: Option<Held>,
 ) -> Result<Response, Problem> {
+    let id = submitted.id;
+    // Its first record comes with its commit: nobody has to read it back.
+    let first = submitted.record.clone();
     match answer {
         Answer::AtOnce => {
-            let record = latest(shared, id, &mut changes).await?;
+            let record = match first {
+                Some(record) => record,
+                None => Arc::new(record(shared, id).await?),
+            };
             Ok(json(StatusCode::CREATED, &Runner::from(&*record)))
         }
         Answer::Wait(limit) => {
@@ -138,7 +141,8 @@ async fn respond(
                 None => record.state == Stage::Closed,
                 Some(run) => record.is_over(run),
             };
-            let record = follow(shared, id, changes, limit, over).await?;
+            let changes = changes.unwrap_or_else(|| shared.api.supervisor.subscribe(id));
+            let record = follow(shared, id, changes, first, limit, over).await?;
             let status = if over(&record) { StatusCode::OK } else { StatusCode::ACCEPTED };
             Ok(json(status, &Runner::from(&*record)))
         }
@@ -272,19 +276,24 @@ pub(super) async fn within(
     limit: Duration,
     so: impl Fn(&Record) -> bool,
 ) -> Result<Arc<Record>, Problem> {
-    follow(shared, id, shared.api.supervisor.subscribe(id), limit, so).await
+    follow(shared, id, shared.api.supervisor.subscribe(id), None, limit, so).await
 }
 
-/// The same, of one that is listened to already.
+/// The same, of one that is listened to already, and whose record at that time may be known.
 async fn follow(
     shared: &Shared,
     id: RunnerId,
     mut changes: Subscription,
+    known: Option<Arc<Record>>,
     limit: Duration,
     so: impl Fn(&Record) -> bool,
 ) -> Result<Arc<Record>, Problem> {
     let mut closing = shared.closing.clone();
-    let mut latest = latest(shared, id, &mut changes).await?;
+    // Read only where nothing was committed since the subscription.
+    let mut latest = match changes.latest().or(known) {
+        Some(record) => record,
+        None => Arc::new(record(shared, id).await?),
+    };
     let mut up = std::pin::pin!(time::sleep(limit));
     while !so(&latest) {
         tokio::select! {
@@ -296,16 +305,8 @@ async fn follow(
     Ok(latest)
 }
 
-/// The committed record, read only where nothing was committed since the subscription.
-async fn latest(shared: &Shared, id: RunnerId, changes: &mut Subscription) -> Result<Arc<Record>, Problem> {
-    match changes.latest() {
-        Some(record) => Ok(record),
-        None => record(shared, id).await.map(Arc::new),
-    }
-}
-
 /// Where the runner is, and whether the answer is one to an earlier request.
-fn name(response: &mut Response, submitted: Submitted) {
+fn name(response: &mut Response, submitted: &Submitted) {
     const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
     debug_assert!(idempotency::REPLAYED.eq_ignore_ascii_case(REPLAYED.as_str()));
     let headers = response.headers_mut();
