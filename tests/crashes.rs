@@ -134,7 +134,7 @@ fn when_everything_was_killed_at_once_the_next_start_sweeps() {
     let (keeper, shim) = (daemon.keeper(), shim_of(&daemon.running(&runner)));
     // Stopped first, from the top, so that none of them can see another one die or let it go on.
     for pid in [daemon.pid(), keeper, shim] {
-        kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("it is there");
+        stop(pid);
     }
     for pid in [shim, keeper] {
         kill_9(pid);
@@ -154,7 +154,7 @@ fn a_stopped_shim_does_not_keep_the_next_start_waiting() {
     daemon.output_with(&runner, "ready");
     let (keeper, shim) = (daemon.keeper(), shim_of(&daemon.running(&runner)));
     for pid in [daemon.pid(), keeper, shim] {
-        kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("it is there");
+        stop(pid);
     }
     kill_9(keeper);
     daemon.crash_alone();
@@ -243,6 +243,17 @@ fn a_start_that_waits_for_earlier_jobs_can_be_stopped() {
     }
 }
 
+/// Stops a process, and waits until each of its threads has.
+fn stop(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("it is there");
+    until("it has stopped", || {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it is there").flatten();
+        let mut stats =
+            threads.map(|thread| fs::read_to_string(thread.path().join("stat")).unwrap_or_default());
+        stats.all(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
+    });
+}
+
 #[test]
 fn an_adopted_exit_has_its_own_time_and_not_that_of_the_next_start() {
     let mut daemon = Setup::new().start();
@@ -251,7 +262,7 @@ fn an_adopted_exit_has_its_own_time_and_not_that_of_the_next_start() {
     let runner = daemon.submit(json!({"job": {"script": script}}));
     daemon.output_with(&runner, "ready");
     daemon.running(&runner);
-    kill(Pid::from_raw(daemon.pid()), Signal::SIGSTOP).expect("it is there");
+    stop(daemon.pid());
     fs::write(&go, "go\n").expect("it reads");
     until("the job has ended", || processes_of(&runner).is_empty());
     daemon.crash();
