@@ -29,7 +29,7 @@ use crate::{
     process::{
         self, HandedOver, KeeperLink, KeeperSetup, Permits,
         containment::{self, Tier},
-        spool::{Found, Slots},
+        spool::{self, Found, Slots},
     },
     reload::{self, Live, Reloader, limits},
     retention::Keeping,
@@ -566,9 +566,13 @@ fn recover(
     let last_seq = log.last_seq().map_err(sql)?;
     let count = under_way.len();
     let now = Now { wall: Timestamp::now(), mono: Duration::ZERO, jitter: supervisor::jitter };
-    let batch =
-        recovery::plan(under_way, |record| evidence(&slots, boot_id, record, &lookup), last_seq + 1, now)
-            .map_err(|illegal| StartError::Recovery(illegal.to_string()))?;
+    let batch = recovery::plan(
+        under_way,
+        |record| evidence(state, &slots, boot_id, record, &lookup),
+        last_seq + 1,
+        now,
+    )
+    .map_err(|illegal| StartError::Recovery(illegal.to_string()))?;
     let last_seq = batch.events.last().map_or(last_seq, |event| event.seq);
     for event in &batch.events {
         if let EventKind::AttemptEnded { outcome, error, .. } = &event.kind {
@@ -630,15 +634,24 @@ fn sweep(tier: &Tier, under_way: &[Record]) -> io::Result<()> {
     Ok(())
 }
 
-fn evidence(slots: &Slots, boot_id: &str, record: &Record, lookup: &Lookup) -> Evidence {
-    let Some(attempt) = record.attempt() else { return Evidence::Unknown };
+fn evidence(state: &StateDir, slots: &Slots, boot_id: &str, record: &Record, lookup: &Lookup) -> Evidence {
+    let (Some(attempt), Some((run, number))) = (record.attempt(), record.position()) else {
+        return Evidence::Unknown;
+    };
     if record.job().process().is_none() {
         // No shim vouches for it. *Go* follows the commit of its start, so it may have been given.
         return Evidence::Unknown;
     }
-    match slots.find(attempt.key.as_u128()) {
-        // After a power loss its absence proves nothing: no slot is ever synced.
-        Found::NeverStarted if *attempt.boot_id == *boot_id => Evidence::NotExecuted,
+    let found = match slots.find(attempt.key.as_u128()) {
+        Found::NeverStarted => {
+            let dir = crate::supervisor::attempt_dir(&state.logs(), record.id, run, number);
+            spool::find_in_attempt(&dir)
+        }
+        found => found,
+    };
+    match found {
+        // After a power loss its absence proves nothing: no slot is ever synced. Nor does it where there were none.
+        Found::NeverStarted if *attempt.boot_id == *boot_id && state.had_slots() => Evidence::NotExecuted,
         Found::NeverStarted | Found::Unknown => Evidence::Unknown,
         Found::Ended(spooled) => {
             let mut end = kinds::end_of_spooled(&spooled, record.job());

@@ -14,8 +14,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
+    has_slots: bool,
     _lock: File,
 }
+
+const SLOTS: &str = "slots";
 
 /// What `daemon.json` tells clients of a running daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +80,8 @@ impl StateDir {
         check_private(path)?;
         let path = path.canonicalize().map_err(io)?;
         let lock = lock(&path)?;
-        let state = Self { path, _lock: lock };
+        let has_slots = path.join(SLOTS).is_dir();
+        let state = Self { path, has_slots, _lock: lock };
         for dir in [state.logs(), state.slots(), state.files()] {
             make_dir(&dir).map_err(io)?;
             check_private(&dir)?;
@@ -102,7 +106,12 @@ impl StateDir {
 
     /// Where shims note what they execute: see `process::spool`.
     pub fn slots(&self) -> PathBuf {
-        self.path.join("slots")
+        self.path.join(SLOTS)
+    }
+
+    /// Whether they were there before this start: not in a copy of the store, nor where an older version ran.
+    pub fn had_slots(&self) -> bool {
+        self.has_slots
     }
 
     /// Where the files of jobs that run are.

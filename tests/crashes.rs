@@ -308,6 +308,17 @@ fn idle_shims_end_with_the_daemon_and_leave_nothing_for_the_next() {
 }
 
 #[test]
+fn a_copy_of_the_store_without_the_slots_calls_nothing_unexecuted() {
+    let mut daemon = Setup::new().start();
+    let runner = daemon.submit(json!({"job": {"command": ["sleep", "600"]}}));
+    daemon.running(&runner);
+    daemon.crash();
+    fs::remove_dir_all(daemon.state_dir().join("slots")).expect("removed");
+    let daemon = daemon.restart();
+    assert_eq!(daemon.closed(&runner)["outcome"], "lost");
+}
+
+#[test]
 fn a_job_that_stops_its_shim_is_stopped_all_the_same() {
     let daemon = Setup::new().start();
     let script = "setsid sleep 600 & echo ready; kill -STOP $PPID; sleep 600";

@@ -401,3 +401,22 @@ fn limits_of_a_whole_job_hold_where_info_offers_them_and_are_refused_elsewhere()
         }
     }
 }
+
+#[test]
+fn what_a_job_does_to_its_shim_and_to_shared_places_is_not_for_the_next() {
+    let daemon = Setup::new().start();
+    let run = |script: &str| daemon.run(json!({"job": {"script": script}}));
+    for spoil in [
+        "echo 500 > /proc/$PPID/oom_score_adj",
+        "echo 0 > /proc/$PPID/coredump_filter",
+        r#"rm -rf "$(dirname "$RUNWARD_RESULT")""#,
+        r#"rm -rf "$(dirname "$RUNWARD_RESULT")/../slots""#,
+    ] {
+        assert_eq!(run(spoil)["outcome"], "succeeded", "{spoil}");
+        let next = run(
+            r#"test "$(cat /proc/self/oom_score_adj)" != 500 && ! grep -q '^00000000$' /proc/self/coredump_filter &&
+               echo '{}' > "$RUNWARD_RESULT""#,
+        );
+        assert_eq!(next["outcome"], "succeeded", "after {spoil}: {next}");
+    }
+}

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,11 @@ impl Cgroup {
     pub(super) fn create(&self) -> io::Result<File> {
         fs::create_dir(&self.dir)?;
         File::open(&self.dir).inspect_err(|_| drop(fs::remove_dir(&self.dir)))
+    }
+
+    /// Tells it from another that has been made in its place.
+    pub(super) fn inode(&self) -> io::Result<u64> {
+        Ok(fs::metadata(&self.dir)?.ino())
     }
 
     /// Sets the limits of all that will be in it. A controller that is not there shows as `NotFound`.

@@ -71,6 +71,8 @@ pub struct Shim {
     start: Option<Vec<u8>>,
     /// The last event was an ending, and no order was given since: the shim can do another job.
     over: bool,
+    /// It is not what it was, or failed at its own part: it leaves.
+    worn: bool,
     /// [`ShimEvent::Gone`] was told.
     gone: Option<Option<Ending>>,
 }
@@ -127,7 +129,7 @@ impl Worker {
 
 impl Shim {
     pub(super) fn new(attempt: u128, link: Arc<Link>, worker: Worker, start: Vec<u8>) -> Self {
-        Self { attempt, link, worker, start: Some(start), over: false, gone: None }
+        Self { attempt, link, worker, start: Some(start), over: false, worn: false, gone: None }
     }
 
     /// The attempt it was launched for.
@@ -197,8 +199,8 @@ impl Shim {
     /// The ending is committed, as for [`ack`](Self::ack), and the shim may stay for another attempt.
     pub fn release(mut self) {
         self.settle();
-        let Self { link, worker, over, .. } = self;
-        if over && !worker.control.is_shared() {
+        let Self { link, worker, over, worn, .. } = self;
+        if over && !worn && !worker.control.is_shared() {
             link.keep_idle(worker);
         }
     }
@@ -208,16 +210,20 @@ impl Shim {
         if let Some(status) = self.gone {
             return ShimEvent::Gone { status };
         }
-        if let Some(message) = self.worker.receive().await {
+        while let Some(message) = self.worker.receive().await {
             self.over = matches!(message, FromShim::StartFailed(_) | FromShim::Exited(_));
             match message {
-                FromShim::Ready => tracing::error!(slot = self.worker.slot, "a second ready"),
+                FromShim::Ready => {
+                    tracing::error!(slot = self.worker.slot, "a second ready");
+                    break;
+                }
                 FromShim::Started { pid, start_time } => return ShimEvent::Started { pid, start_time },
                 FromShim::StartFailed(failure) => return ShimEvent::StartFailed(failure),
                 FromShim::Signalled { signal, at } => return ShimEvent::Signalled { signal, at },
                 FromShim::Killing { at } => return ShimEvent::Killing { at },
                 FromShim::KillPending { pids } => return ShimEvent::KillPending { pids },
                 FromShim::Exited(report) => return ShimEvent::Exited(report),
+                FromShim::Worn => self.worn = true,
             }
         }
         let status = match self.worker.end().await {

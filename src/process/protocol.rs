@@ -36,12 +36,24 @@ pub(super) enum Start<'a> {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum FromShim {
     Ready,
-    Started { pid: i32, start_time: u64 },
+    Started {
+        pid: i32,
+        start_time: u64,
+    },
     StartFailed(StartFailure),
-    Signalled { signal: i32, at: u64 },
-    Killing { at: u64 },
-    KillPending { pids: Vec<i32> },
+    Signalled {
+        signal: i32,
+        at: u64,
+    },
+    Killing {
+        at: u64,
+    },
+    KillPending {
+        pids: Vec<i32>,
+    },
     Exited(ExitReport),
+    /// Said before the ending: it is not to be given another attempt.
+    Worn,
 }
 
 /// Daemon to keeper, one datagram each.

@@ -150,6 +150,16 @@ impl Slots {
     }
 }
 
+/// What the output of an attempt tells of it when no slot does: it has some, so it was executed. Before there were slots
+/// this directory was made on *go*, and the ending left in it.
+pub fn find_in_attempt(dir: &Path) -> Found {
+    match fs::read(dir.join(EXIT)) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_or(Found::Unknown, Found::Ended),
+        Err(_) if dir.is_dir() => Found::Unknown,
+        Err(_) => Found::NeverStarted,
+    }
+}
+
 fn parse(bytes: &[u8]) -> Option<(u128, u64)> {
     let text = str::from_utf8(bytes).ok().filter(|text| text.len() == SLOT_BYTES)?;
     let (attempt, place) = text.trim_end().split_once(' ')?;
@@ -177,6 +187,20 @@ pub(super) fn leave(slot: &Path, attempt: u128, ended: &Spooled) -> io::Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_output_was_executed_and_an_older_version_left_its_ending_there() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let attempt = dir.path().join("1-1");
+        assert_eq!(find_in_attempt(&attempt), Found::NeverStarted);
+        fs::create_dir(&attempt).expect("made");
+        assert_eq!(find_in_attempt(&attempt), Found::Unknown);
+        let failed = Spooled::StartFailed(StartFailure::new(crate::process::Stage::Exec, 2));
+        fs::write(attempt.join("exit"), serde_json::to_vec(&failed).expect("JSON")).expect("written");
+        assert_eq!(find_in_attempt(&attempt), Found::Ended(failed));
+        fs::write(attempt.join("exit"), "{").expect("written");
+        assert_eq!(find_in_attempt(&attempt), Found::Unknown);
+    }
 
     #[test]
     fn a_slot_tells_its_latest_attempt_and_an_ending_its_own() {

@@ -76,20 +76,24 @@ fn end(record: &Record, evidence: Evidence) -> Option<EventKind> {
     if record.state == State::Draining || !under_way {
         return None;
     }
+    let ran = record.attempt().is_some_and(|attempt| attempt.state == AttemptState::Running);
     let end = match evidence {
+        // It is on record that it ran, so the evidence is gone.
+        Evidence::NotExecuted if ran => lost(),
         Evidence::NotExecuted if record.cancel.is_none() => {
             let reason = RequeueReason::NotExecuted;
             return Some(EventKind::Requeued { reason, held: false, not_before: None });
         }
         Evidence::NotExecuted => End::default(),
         Evidence::Ended(end) => end,
-        Evidence::Unknown => End {
-            error: Some(Failure::new("daemon_lost", "the daemon or the host died under it")),
-            lost: true,
-            ..End::default()
-        },
+        Evidence::Unknown => lost(),
     };
     Some(ended(record, end))
+}
+
+fn lost() -> End {
+    let error = Failure::new("daemon_lost", "the daemon or the host died under it");
+    End { error: Some(error), lost: true, ..End::default() }
 }
 
 /// What follows it: as it would have been while the daemon lived, but that nothing is left to drain.
@@ -155,6 +159,12 @@ mod tests {
     fn a_start_that_never_went_is_queued_again_as_if_it_had_not_been() {
         let after = recover(record(OnLost::Fail, vec![]), Evidence::NotExecuted);
         assert_eq!((after.state, after.runs.len(), after.started_at), (State::Queued, 0, None));
+    }
+
+    #[test]
+    fn one_that_ran_is_lost_where_the_evidence_of_it_is_gone() {
+        let after = recover(record(OnLost::Fail, vec![running()]), Evidence::NotExecuted);
+        assert_eq!((after.state, after.outcome), (State::Closed, Some(Outcome::Lost)));
     }
 
     #[test]

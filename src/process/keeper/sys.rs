@@ -17,6 +17,12 @@ const PANICKED: i32 = 70;
 /// Signals are numbered from 1 to this, `_NSIG` of the kernel.
 const SIGNALS: c_int = 64;
 
+/// The second version of `struct sched_attr`, which has all that there is.
+pub(crate) const SCHED_ATTR_BYTES: usize = 56;
+
+/// Room for as many processors as a kernel may be built for.
+pub(crate) const CPU_SET_BYTES: usize = 8192 / 8;
+
 /// From `linux/sched.h`; the constant of the libc crate is an integer too small for it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
@@ -185,6 +191,51 @@ pub(crate) fn set_nice(nice: i32) -> io::Result<()> {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
+}
+
+/// How this process is scheduled: class, flags, nice value, priority and the like, as the kernel's `struct sched_attr`.
+pub(crate) fn scheduling() -> io::Result<[u8; SCHED_ATTR_BYTES]> {
+    let mut attributes = [0; SCHED_ATTR_BYTES];
+    let (pid, flags): (libc::pid_t, libc::c_uint) = (0, 0);
+    // SAFETY: the kernel writes so many bytes at most.
+    let done = unsafe {
+        libc::syscall(libc::SYS_sched_getattr, pid, attributes.as_mut_ptr(), SCHED_ATTR_BYTES, flags)
+    };
+    if done == -1 { Err(io::Error::last_os_error()) } else { Ok(attributes) }
+}
+
+/// The processors that this process may run on, a bit for each.
+pub(crate) fn affinity() -> io::Result<[u8; CPU_SET_BYTES]> {
+    let mut set = [0; CPU_SET_BYTES];
+    let pid: libc::pid_t = 0;
+    // SAFETY: the kernel writes so many bytes at most.
+    let done = unsafe { libc::syscall(libc::SYS_sched_getaffinity, pid, CPU_SET_BYTES, set.as_mut_ptr()) };
+    if done == -1 { Err(io::Error::last_os_error()) } else { Ok(set) }
+}
+
+/// The class and level of this process's disk accesses, -1 where there are none.
+pub(crate) fn io_priority() -> libc::c_long {
+    /// From `linux/ioprio.h`.
+    const IOPRIO_WHO_PROCESS: c_int = 1;
+    let who: c_int = 0;
+    // SAFETY: takes integers.
+    unsafe { libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, who) }
+}
+
+/// How late timers of this process may ring, in nanoseconds; -1 where that can't be told.
+pub(crate) fn timer_slack() -> c_int {
+    // SAFETY: takes integers.
+    unsafe { libc::prctl(libc::PR_GET_TIMERSLACK) }
+}
+
+/// The soft and hard limit of one resource, by its number; `None` for a number that the kernel does not know.
+pub(crate) fn limits_of(resource: u32) -> Option<(u64, u64)> {
+    let mut limits = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let pid: libc::pid_t = 0;
+    let new: *const libc::rlimit64 = std::ptr::null();
+    // SAFETY: sets nothing, and the other is valid for writing.
+    let done = unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, new, &raw mut limits) };
+    (done == 0).then_some((limits.rlim_cur, limits.rlim_max))
 }
 
 /// Strings as exec wants them, built before anything can go wrong.

@@ -5,7 +5,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -37,6 +37,17 @@ impl Drop for OwnDir {
     }
 }
 
+/// Does it, if need be once more with the directory made: an earlier job may have tidied it away.
+pub(super) fn with_dir<T>(dir: Option<&Path>, attempt: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    match (attempt(), dir) {
+        (Err(error), Some(dir)) if error.kind() == io::ErrorKind::NotFound => {
+            DirBuilder::new().mode(0o700).create(dir)?;
+            attempt()
+        }
+        (done, _) => done,
+    }
+}
+
 impl JobFiles {
     /// Makes them; `None` where there is nothing to give and nothing to take.
     pub(super) fn make(files: &Files, user: Option<&User>) -> io::Result<Option<Self>> {
@@ -46,13 +57,13 @@ impl JobFiles {
         let path = &files.dir;
         let own_dir = if files.own_dir {
             // It must not be there: then nobody else has a hand in it.
-            DirBuilder::new().mode(0o700).create(path)?;
+            with_dir(path.parent(), || DirBuilder::new().mode(0o700).create(path))?;
             Some(OwnDir(path.clone()))
         } else {
             None
         };
         let flags = (OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits();
-        let dir = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        let dir = with_dir(Some(path), || OpenOptions::new().read(true).custom_flags(flags).open(path))?;
         let give_away = |file: &OwnedFd| match user {
             Some(user) => fchown(file, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid))),
             None => Ok(()),

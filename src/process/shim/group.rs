@@ -70,8 +70,11 @@ impl Group {
     }
 
     fn sweep(&self) -> io::Result<()> {
-        if self.cgroup.remove().is_ok() {
-            return Ok(());
+        match self.cgroup.remove() {
+            Ok(()) => return Ok(()),
+            // Somebody else was here first.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(_) => {}
         }
         self.cgroup.kill()?;
         self.cgroup.wait_empty(KILL_PENDING_AFTER)?;
@@ -107,7 +110,12 @@ impl Group {
 
 impl Made {
     fn is_as_made(&mut self, cgroup: &Cgroup) -> io::Result<bool> {
-        if self.controlled || self.spoilt || self.dir.metadata()?.nlink() != NO_GROUP_BELOW {
+        let facts = self.dir.metadata()?;
+        if self.controlled || self.spoilt || facts.nlink() != NO_GROUP_BELOW {
+            return Ok(false);
+        }
+        // Another one may have been made in its place.
+        if cgroup.inode()? != facts.ino() {
             return Ok(false);
         }
         let (events, files) = match &self.files {

@@ -13,6 +13,7 @@
 //! Nothing of an attempt is there for the next: its processes are dead, its pipes closed, its files removed, its cgroup is
 //! as it was made or is made anew; and what belongs to a process (directory, mask, limits, user) was the child's own.
 
+mod attributes;
 mod child;
 mod files;
 mod group;
@@ -39,8 +40,9 @@ use nix::unistd::{Pid, getppid};
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
+use self::attributes::Attributes;
 use self::child::{Child, Plan, Program, failed, failed_errno};
-use self::files::JobFiles;
+use self::files::{JobFiles, with_dir};
 use self::group::Group;
 use self::job::{Job, Over, Source};
 use self::output::{Input, Output, now_us};
@@ -92,6 +94,7 @@ pub(super) fn run(
             group: tier.slot(slot).map(Group::new),
             slot: Slot { path: spool::slot(slots, slot), file: None },
             stack: None,
+            attributes: Attributes::note(),
             spared: child::is_spared(),
             phase: Phase::Idle,
         };
@@ -190,7 +193,7 @@ impl Slot {
             None => {
                 let mut options = OpenOptions::new();
                 options.write(true).create(true).truncate(false).mode(0o600);
-                self.file.insert(options.open(&self.path)?)
+                self.file.insert(with_dir(self.path.parent(), || options.open(&self.path))?)
             }
         };
         spool::note(file, launch.attempt, launch.place)
@@ -230,6 +233,7 @@ struct Shim {
     slot: Slot,
     /// Made for the first child.
     stack: Option<Stack>,
+    attributes: Attributes,
     /// The kernel is to spare this process when memory runs out.
     spared: bool,
     phase: Phase,
@@ -354,6 +358,8 @@ impl Shim {
         self.phase = match self.start(launch) {
             Ok(running) => Phase::Running(Box::new(running)),
             Err(failure) => {
+                // Whatever its own part in that is, the next attempt has a new one.
+                self.link.say(&FromShim::Worn);
                 self.link.say(&FromShim::StartFailed(failure.clone()));
                 Phase::Over(Box::new(Last { attempt, ended: Spooled::StartFailed(failure) }))
             }
@@ -436,6 +442,10 @@ impl Shim {
         }
         let (attempt, files, lifeline) = (running.attempt, running.files.take(), running.lifeline_cut);
         let taken = files.map_or_else(Vec::new, |files| files.take());
+        // Nothing of the attempt lives that could still change them.
+        if !self.attributes.are_as_made() {
+            self.link.say_with_next(&FromShim::Worn);
+        }
         let ended = match over {
             Over::Exited(report) => {
                 let oom = self.group.as_ref().and_then(|group| group.oom(running.memory));
