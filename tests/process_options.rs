@@ -418,5 +418,8 @@ fn what_a_job_does_to_its_shim_and_to_shared_places_is_not_for_the_next() {
                echo '{}' > "$RUNWARD_RESULT""#,
         );
         assert_eq!(next["outcome"], "succeeded", "after {spoil}: {next}");
+        // Where the next start finds what was executed.
+        let slots = fs::read_dir(daemon.state_dir().join("slots")).expect("it is there");
+        assert!(slots.count() > 0, "after {spoil}");
     }
 }

@@ -37,15 +37,29 @@ impl Drop for OwnDir {
     }
 }
 
-/// Does it, if need be once more with the directory made: an earlier job may have tidied it away.
-pub(super) fn with_dir<T>(dir: Option<&Path>, attempt: impl Fn() -> io::Result<T>) -> io::Result<T> {
+/// Does it, if need be once more with the directory made that it needs, and up to `above - 1` above that: an earlier job
+/// may have tidied them away.
+pub(super) fn with_dir<T>(
+    dir: Option<&Path>,
+    above: u32,
+    attempt: impl Fn() -> io::Result<T>,
+) -> io::Result<T> {
     match (attempt(), dir) {
-        (Err(error), Some(dir)) if error.kind() == io::ErrorKind::NotFound => {
-            DirBuilder::new().mode(0o700).create(dir)?;
+        (Err(error), Some(dir)) if error.kind() == io::ErrorKind::NotFound && above > 0 => {
+            make_dir(dir, above - 1)?;
             attempt()
         }
         (done, _) => done,
     }
+}
+
+/// Makes a directory, unless another shim was faster, and as many above it as may be.
+pub(super) fn make_dir(dir: &Path, above: u32) -> io::Result<()> {
+    let make: &dyn Fn() -> io::Result<()> = &|| match DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    };
+    with_dir(dir.parent(), above, make)
 }
 
 impl JobFiles {
@@ -57,13 +71,13 @@ impl JobFiles {
         let path = &files.dir;
         let own_dir = if files.own_dir {
             // It must not be there: then nobody else has a hand in it.
-            with_dir(path.parent(), || DirBuilder::new().mode(0o700).create(path))?;
+            with_dir(path.parent(), 1, || DirBuilder::new().mode(0o700).create(path))?;
             Some(OwnDir(path.clone()))
         } else {
             None
         };
         let flags = (OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits();
-        let dir = with_dir(Some(path), || OpenOptions::new().read(true).custom_flags(flags).open(path))?;
+        let dir = with_dir(Some(path), 1, || OpenOptions::new().read(true).custom_flags(flags).open(path))?;
         let give_away = |file: &OwnedFd| match user {
             Some(user) => fchown(file, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid))),
             None => Ok(()),

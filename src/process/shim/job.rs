@@ -1,14 +1,13 @@
 //! One job, from the start of its child to its ending.
 
-use std::fs::DirBuilder;
 use std::io::{self, PipeWriter};
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use nix::poll::PollFlags;
 
+use super::files::make_dir;
 use super::output::{Input, Output, now_us};
 use super::tree::Tree;
 use crate::process::handle::ending;
@@ -95,7 +94,7 @@ impl Job {
                     && let Some(dir) = self.log_dir.take()
                 {
                     // If it can't be made, the log can't be written, which is counted.
-                    make_dirs(&dir, ABOVE).ok();
+                    make_dir(&dir, ABOVE).ok();
                 }
                 self.output.carry(number);
             }
@@ -200,17 +199,3 @@ impl Job {
 
 /// How many directories above the attempt's are made anew, if somebody has tidied them away: its Runner's, and that of all.
 const ABOVE: u32 = 2;
-
-fn make_dirs(dir: &Path, above: u32) -> io::Result<()> {
-    let make = || match DirBuilder::new().mode(0o700).create(dir) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made,
-    };
-    match (make(), dir.parent()) {
-        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound && above > 0 => {
-            make_dirs(parent, above - 1)?;
-            make()
-        }
-        (made, _) => made,
-    }
-}

@@ -27,7 +27,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -188,12 +188,14 @@ struct Slot {
 
 impl Slot {
     fn note(&mut self, launch: &Launch) -> io::Result<()> {
+        // Nobody would find what is noted in a file that somebody has removed.
+        self.file.take_if(|file| file.metadata().is_ok_and(|facts| facts.nlink() == 0));
         let file = match &self.file {
             Some(file) => file,
             None => {
                 let mut options = OpenOptions::new();
                 options.write(true).create(true).truncate(false).mode(0o600);
-                self.file.insert(with_dir(self.path.parent(), || options.open(&self.path))?)
+                self.file.insert(with_dir(self.path.parent(), 1, || options.open(&self.path))?)
             }
         };
         spool::note(file, launch.attempt, launch.place)
