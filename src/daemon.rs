@@ -4,6 +4,10 @@
 //! in-process jobs on others again. A handler that blocks is somebody's mistake: it may hold up other handlers, but
 //! neither the supervisor that stops it nor the API that tells of it.
 
+mod core_thread;
+mod exit;
+mod recover;
+
 use std::{
     io,
     path::PathBuf,
@@ -15,35 +19,33 @@ use std::{
 use jiff::Timestamp;
 use tokio::{
     runtime::{Builder, Handle, Runtime},
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     task::JoinSet,
     time::timeout,
 };
 
+pub use self::exit::Code;
+use self::{
+    core_thread::{CoreThread, Supervised, supervise},
+    exit::{StartError, system},
+    recover::{credentials, recover},
+};
 use crate::{
     descriptors, http,
-    job::{EventKind, Record, RunnerId, SharedContext},
-    kinds::{self, Environment, Fleet, Handlers, Handover, HttpClient, HttpRules, Inside, LogQuota},
+    kinds::{self, Environment, Handlers, Handover, HttpClient, HttpRules, Inside, LogQuota},
     metrics::Metrics,
-    private_file::PrivateFileError,
     process::{
-        self, HandedOver, KeeperLink, KeeperSetup, Permits,
+        self, HandedOver, KeeperSetup, Permits,
         containment::{self, Tier},
-        spool::{self, Found, Slots},
     },
     reload::{self, Live, Reloader, limits},
     retention::Keeping,
-    secrets::{self, SecretsLost, Vault, VaultError},
-    settings::{self, Flags, Listen, Settings, SettingsError},
+    secrets::Vault,
+    settings::{self, Flags, Listen, Settings},
     signals::{SignalThread, WhileStarting},
-    state_dir::{DaemonFile, StateDir, StateDirError},
-    store::{self, Lookup, OpenError, Readers, Tally},
-    supervisor::{
-        self, Actor, Ended, Fatal, Parts, REPORTS, Supervisor, Urgent,
-        core::{Core, Now},
-        ports::{AppendError, Batch, ContextChange, EventLog, Records},
-        recovery::{self, Evidence},
-    },
+    state_dir::{DaemonFile, StateDir},
+    store::{Readers, Tally},
+    supervisor::{Ended, Supervisor},
     systemd::Notifier,
     telemetry,
     webhooks::Webhooks,
@@ -54,91 +56,6 @@ const URGENT: usize = 16;
 
 /// How long answers in flight may take when the daemon stops.
 const HTTP_STOP: Duration = Duration::from_secs(2);
-
-/// How long the keeper may take to follow the last shim. It has nothing left to do, so it is only a busy machine that
-/// makes it late.
-const KEEPER_LEAVES: Duration = Duration::from_secs(10);
-
-/// The same where something of a job may not die: whoever gave up on that waits no longer for the keeper.
-const KEEPER_IS_LEFT: Duration = Duration::from_secs(1);
-
-/// The daemon's exit codes, after `sysexits.h` where that has one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Code {
-    /// A signal came, everything was cancelled, drained, closed and recorded.
-    Stopped = 0,
-    /// The store is damaged, of a later version, or missing though it should be there; or the key of its secrets is.
-    StoreUnusable = 65,
-    /// An address can't be listened on.
-    Unavailable = 69,
-    /// A mistake of runward's own.
-    Internal = 70,
-    /// The keeper died, or the system gives no processes, threads or descriptors.
-    System = 71,
-    /// The store failed while the daemon ran. What happened since the last record is recovered at the next start.
-    StoreFailed = 74,
-    /// Another daemon has the state directory.
-    InUse = 75,
-    /// The state directory is not private, or the token or the key in it is not.
-    NotPrivate = 77,
-    /// The settings are wrong.
-    Settings = 78,
-    /// The time for the shutdown was up and something could not be killed: it is named in the log.
-    Abandoned = 80,
-    /// A second signal: everything was killed.
-    Forced = 81,
-}
-
-/// Why the daemon did not start.
-#[derive(Debug, thiserror::Error)]
-enum StartError {
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    #[error("{0}")]
-    Telemetry(String),
-    #[error(transparent)]
-    StateDir(#[from] StateDirError),
-    #[error("the store {path}: {error}")]
-    Store { path: PathBuf, error: OpenError },
-    #[error("the settings demand a cgroup for each job, but there is none to be had: {0}")]
-    Containment(String),
-    #[error(transparent)]
-    Token(#[from] PrivateFileError),
-    #[error(transparent)]
-    Vault(#[from] VaultError),
-    #[error(transparent)]
-    SecretsLost(#[from] SecretsLost),
-    #[error("can't listen on {address}: {error}; choose another address with --listen")]
-    Bind { address: String, error: io::Error },
-    #[error("the socket {name} of the service manager can't be served: {error}")]
-    HandedOver { name: String, error: io::Error },
-    #[error("{what}: {error}")]
-    System { what: &'static str, error: io::Error },
-    #[error("recovery: {0}")]
-    Recovery(String),
-    #[error("recovery: {0}; make room and start again")]
-    Append(AppendError),
-}
-
-impl StartError {
-    fn code(&self) -> Code {
-        match self {
-            Self::Settings(_) | Self::Telemetry(_) | Self::Containment(_) | Self::HandedOver { .. } => {
-                Code::Settings
-            }
-            Self::StateDir(StateDirError::InUse { .. }) => Code::InUse,
-            Self::StateDir(StateDirError::NotPrivate { .. } | StateDirError::Io { .. })
-            | Self::Token(_)
-            | Self::Vault(_) => Code::NotPrivate,
-            Self::Store { error, .. } if error.may_pass() => Code::StoreFailed,
-            Self::Append(_) => Code::StoreFailed,
-            Self::Store { .. } | Self::Recovery(_) | Self::SecretsLost(_) => Code::StoreUnusable,
-            Self::Bind { .. } => Code::Unavailable,
-            Self::System { .. } => Code::System,
-        }
-    }
-}
 
 /// A daemon to be: what a program that embeds it decides of it.
 ///
@@ -317,10 +234,6 @@ fn multi_thread(name: &str) -> io::Result<Runtime> {
     Builder::new_multi_thread().thread_name(name).enable_all().build()
 }
 
-fn system(what: &'static str) -> impl Fn(io::Error) -> StartError {
-    move |error| StartError::System { what, error }
-}
-
 /// Serves until the supervisor has ended, then stops in order: HTTP, store, keeper.
 async fn run(
     mut core: CoreThread,
@@ -403,263 +316,6 @@ fn announce(state: &StateDir, listeners: &[http::Listener]) {
          --data-binary 'echo hello'",
         listen.join(", ")
     );
-}
-
-/// The supervisor's thread.
-struct CoreThread {
-    ready: oneshot::Receiver<Supervisor>,
-    ended: oneshot::Receiver<Ended>,
-    stop: oneshot::Sender<()>,
-    thread: thread::JoinHandle<Code>,
-}
-
-/// The supervisor's end of it.
-struct CoreEnds {
-    ready: oneshot::Sender<Supervisor>,
-    ended: oneshot::Sender<Ended>,
-    stopped: oneshot::Receiver<()>,
-}
-
-impl CoreThread {
-    fn start(body: impl FnOnce(CoreEnds) -> io::Result<Code> + Send + 'static) -> io::Result<Self> {
-        let (ready_sender, ready) = oneshot::channel();
-        let (ended_sender, ended) = oneshot::channel();
-        let (stop, stopped) = oneshot::channel();
-        let ends = CoreEnds { ready: ready_sender, ended: ended_sender, stopped };
-        let thread = thread::Builder::new().name("runward-core".into()).spawn(move || {
-            body(ends).unwrap_or_else(|error| {
-                tracing::error!(%error, "the supervisor could not start");
-                Code::System
-            })
-        })?;
-        Ok(Self { ready, ended, stop, thread })
-    }
-
-    /// Lets it close the store and end.
-    fn join(self) -> Code {
-        drop(self.stop);
-        self.thread.join().unwrap_or_else(|_| {
-            tracing::error!("the supervisor failed; the next start recovers from its log");
-            Code::Internal
-        })
-    }
-}
-
-/// What the supervisor is made of.
-struct Supervised {
-    recovered: Recovered,
-    keeper: KeeperLink,
-    shared: KindsShared,
-    inside: Inside,
-    readers: Readers,
-    urgent: mpsc::Receiver<Urgent>,
-    urgent_sender: mpsc::Sender<Urgent>,
-    metrics: Arc<Metrics>,
-}
-
-/// The body of the supervisor's thread.
-fn supervise(parts: Supervised, ends: CoreEnds) -> io::Result<Code> {
-    let Supervised { recovered, keeper, shared, inside, readers, urgent, urgent_sender, metrics } = parts;
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async move {
-        let (launcher, keeper) = keeper.attach()?;
-        let log_root = shared.log_root.clone();
-        let (reports_sender, reports) = mpsc::channel(REPORTS);
-        let fleet = Fleet::new(shared.with(launcher), inside, Handle::current(), reports_sender);
-        let Recovered { core, log, lookup, last_seq, tally: _ } = recovered;
-        let parts = Parts { core, runners: fleet, reports, urgent, log, records: lookup, last_seq, metrics };
-        let (mut actor, supervisor) = Actor::new(parts, Arc::new(readers), log_root)?;
-        // Nobody waits for it only when the control plane failed; then it is told to stop at once.
-        drop(ends.ready.send(supervisor));
-        let mut keeper_end = JoinSet::new();
-        keeper_end.spawn(async move {
-            let end = keeper.ended().await;
-            drop(urgent_sender.send(Urgent::Fatal(Fatal::KeeperDied)).await);
-            end
-        });
-        let ended = actor.run().await;
-        let code = tell(&ended);
-        let patience = match &ended {
-            Ended::Drained { forced: false } => KEEPER_LEAVES,
-            Ended::Drained { forced: true } | Ended::Abandoned(_) | Ended::Fatal(_) => KEEPER_IS_LEFT,
-        };
-        drop(ends.ended.send(ended));
-        drop(ends.stopped.await);
-        // Closes the store, then the last lifeline: the keeper leaves.
-        drop(actor);
-        if timeout(patience, keeper_end.join_next()).await.is_err() {
-            tracing::warn!(
-                "the keeper has not ended within {} seconds: it is left to end when nothing of a job lives any more",
-                patience.as_secs()
-            );
-        }
-        Ok(code)
-    })
-}
-
-fn tell(ended: &Ended) -> Code {
-    match ended {
-        Ended::Drained { forced: false } => {
-            tracing::info!("stopped: every job is closed and recorded");
-            Code::Stopped
-        }
-        Ended::Drained { forced: true } => {
-            tracing::warn!("stopped by force: every job is closed and recorded");
-            Code::Forced
-        }
-        Ended::Abandoned(runners) => {
-            let names: Vec<_> = runners.iter().map(ToString::to_string).collect();
-            tracing::error!(runners = names.join(", "), "gave up: something of these jobs does not die");
-            Code::Abandoned
-        }
-        Ended::Fatal(fatal) => {
-            tracing::error!(%fatal, "can't go on: every job is being killed; the next start recovers");
-            match fatal {
-                Fatal::KeeperDied => Code::System,
-                Fatal::StoreBroken(_) => Code::StoreFailed,
-            }
-        }
-    }
-}
-
-/// What recovery leaves for the supervisor.
-struct Recovered {
-    core: Core,
-    log: Box<dyn EventLog>,
-    lookup: Lookup,
-    last_seq: u64,
-    tally: watch::Receiver<Tally>,
-}
-
-fn recover(
-    state: &StateDir,
-    settings: &Settings,
-    tier: &Tier,
-    boot_id: &str,
-    metrics: &Metrics,
-    forget_secrets: bool,
-) -> Result<Recovered, StartError> {
-    let broken = |error| StartError::Store { path: state.database(), error };
-    let sql = |error: rusqlite::Error| broken(OpenError::from(error));
-    let mut log = store::open(&state.database(), state.was_used()).map_err(broken)?;
-    let lookup = Lookup::open(&state.database()).map_err(broken)?;
-    let executed = state.last_executed().map_err(system("the output of earlier jobs"))?;
-    if let Some(id) = executed.and_then(|name| name.parse::<RunnerId>().ok())
-        && lookup.load(id).map_err(|error| broken(OpenError::Damaged(error.0)))?.is_none()
-    {
-        return Err(broken(OpenError::Forgotten(id)));
-    }
-    let slots = Slots::read(&state.slots()).map_err(system("what an earlier daemon's jobs left"))?;
-    if slots.latest > Some(log.last_seq().map_err(sql)?) {
-        return Err(broken(OpenError::ForgottenStart));
-    }
-    // Before anything is changed: a start that is refused leaves all as it was.
-    let vault = Vault::find(state.path(), credentials())?;
-    let context = lookup.context().map_err(broken)?;
-    match secrets::check_sealed(vault.as_ref(), &context) {
-        Err(lost) if forget_secrets => forget(&mut log, &context, &lost)?,
-        checked => checked?,
-    }
-    let under_way = lookup.under_way().map_err(broken)?;
-    metrics.webhooks.pending.add(lookup.messages_left().map_err(broken)?);
-    sweep(tier, &under_way).map_err(system("what an earlier daemon's jobs left"))?;
-    let last_seq = log.last_seq().map_err(sql)?;
-    let count = under_way.len();
-    let now = Now { wall: Timestamp::now(), mono: Duration::ZERO, jitter: supervisor::jitter };
-    let batch = recovery::plan(
-        under_way,
-        |record| evidence(state, &slots, boot_id, record, &lookup),
-        last_seq + 1,
-        now,
-    )
-    .map_err(|illegal| StartError::Recovery(illegal.to_string()))?;
-    let last_seq = batch.events.last().map_or(last_seq, |event| event.seq);
-    for event in &batch.events {
-        if let EventKind::AttemptEnded { outcome, error, .. } = &event.kind {
-            let error = error.as_ref().map(|error| error.message.as_str());
-            tracing::warn!(runner = %event.runner, %outcome, error, "ended with the earlier daemon");
-        }
-    }
-    if !batch.events.is_empty() {
-        log.append(&batch).map_err(StartError::Append)?;
-        supervisor::count_durable(metrics, &batch, &[]);
-    }
-    for error in &slots.damaged {
-        tracing::warn!(%error, "how a job ended is not known");
-    }
-    slots.forget();
-    state.clear_files().map_err(system("what an earlier daemon's jobs left"))?;
-    let mut core = Core::new(limits(settings), boot_id.to_owned(), last_seq + 1);
-    core.configure(settings.queues.clone(), lookup.queues().map_err(broken)?);
-    core.set_context(lookup.context().map_err(broken)?);
-    lookup.waiting(|restored| core.restore(restored, now)).map_err(broken)?;
-    for record in lookup.idle().map_err(broken)? {
-        core.restore_idle(record, now);
-    }
-    let queued = core.counts().queued;
-    if count + queued > 0 {
-        tracing::info!(queued, under_way = count, "recovered what an earlier daemon left");
-    }
-    Ok(Recovered { core, tally: log.tally(), log: Box::new(log), lookup, last_seq })
-}
-
-/// Unsets secrets that nobody can have any more.
-fn forget(log: &mut impl EventLog, context: &SharedContext, lost: &SecretsLost) -> Result<(), StartError> {
-    let unset =
-        |(version, name): (u64, &String)| ContextChange { version, name: name.clone(), variable: None };
-    let changes = (context.version + 1..).zip(&lost.names).map(unset).collect();
-    log.append(&Batch { context: changes, ..Batch::default() }).map_err(StartError::Append)?;
-    tracing::warn!(names = lost.names.join(", "), "secrets whose key is lost were unset: set them again");
-    Ok(())
-}
-
-/// Where systemd puts credentials.
-fn credentials() -> Option<PathBuf> {
-    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
-}
-
-/// Kills what may be left when daemon, keeper and shims were killed at once. Shims do it otherwise.
-fn sweep(tier: &Tier, under_way: &[Record]) -> io::Result<()> {
-    if let Tier::Cgroup { base } = tier {
-        containment::sweep_leftovers(base)?;
-    }
-    let marks: Vec<u128> =
-        under_way.iter().filter_map(|record| Some(record.attempt()?.key.as_u128())).collect();
-    if !marks.is_empty() {
-        let killed = process::recovery::sweep_marked(&marks)?;
-        if killed > 0 {
-            tracing::warn!(killed, "processes of an earlier daemon's jobs were killed");
-        }
-    }
-    Ok(())
-}
-
-fn evidence(state: &StateDir, slots: &Slots, boot_id: &str, record: &Record, lookup: &Lookup) -> Evidence {
-    let (Some(attempt), Some((run, number))) = (record.attempt(), record.position()) else {
-        return Evidence::Unknown;
-    };
-    if record.job().process().is_none() {
-        // No shim vouches for it. *Go* follows the commit of its start, so it may have been given.
-        return Evidence::Unknown;
-    }
-    let found = match slots.find(attempt.key.as_u128()) {
-        Found::NeverStarted => {
-            let dir = crate::supervisor::attempt_dir(&state.logs(), record.id, run, number);
-            spool::find_in_attempt(&dir)
-        }
-        found => found,
-    };
-    match found {
-        // After a power loss its absence proves nothing: no slot is ever synced. Nor does it where there were none.
-        Found::NeverStarted if *attempt.boot_id == *boot_id && state.had_slots() => Evidence::NotExecuted,
-        Found::NeverStarted | Found::Unknown => Evidence::Unknown,
-        Found::Ended(spooled) => {
-            let mut end = kinds::end_of_spooled(&spooled, record.job());
-            // The shim knew of it before the daemon recorded what came before it.
-            end.at = end.at.max(end.at.and(lookup.at(record.last_seq)));
-            Evidence::Ended(end)
-        }
-    }
 }
 
 fn bind(settings: &Settings, state: &StateDir) -> Result<Vec<http::Listener>, StartError> {
