@@ -9,6 +9,7 @@
 
 mod client;
 mod daemon;
+mod floor;
 mod machine;
 mod plot;
 mod rows;

@@ -38,11 +38,17 @@ pub(crate) struct Figure {
     pub(crate) measured: String,
     /// The yardstick's own figure.
     pub(crate) yardstick: String,
+    /// What the least that has to be done comes to, in the unit of the goal and for people; see `floor.rs`.
+    pub(crate) floor: Option<(f64, String)>,
 }
 
 impl Figure {
     pub(crate) fn new(value: f64, measured: String, yardstick: impl Into<String>) -> Self {
-        Self { value, measured, yardstick: yardstick.into() }
+        Self { value, measured, yardstick: yardstick.into(), floor: None }
+    }
+
+    pub(crate) fn with_floor(self, value: f64, measured: String) -> Self {
+        Self { floor: Some((value, measured)), ..self }
     }
 }
 
@@ -121,8 +127,7 @@ impl Line {
 }
 
 /// The first two lines of the table.
-pub(crate) const HEAD: &str =
-    "| what | measured | yardstick in the same run | result | goal | met |\n|---|---|---|---|---|---|";
+pub(crate) const HEAD: &str = "| what | measured | yardstick in the same run | result | goal | met | floor |\n|---|---|---|---|---|---|---|";
 
 pub(crate) fn summary(lines: &[Line]) -> String {
     let met = lines.iter().filter(|line| line.met()).count();
@@ -132,6 +137,9 @@ pub(crate) fn summary(lines: &[Line]) -> String {
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Claim { what, yardstick, goal, unit } = self.claim;
+        let floor = self.figure.as_ref().ok().and_then(|figure| figure.floor.as_ref());
+        let floor =
+            floor.map(|(value, text)| format!("{}: {text}", with_unit(*value, unit))).unwrap_or_default();
         let (measured, theirs, result) = match &self.figure {
             Ok(figure) => (figure.measured.clone(), figure.yardstick.as_str(), with_unit(figure.value, unit)),
             Err(error) => (format!("failed: {}", error.replace(['|', '\n'], " ")), "", "–".to_owned()),
@@ -142,7 +150,7 @@ impl fmt::Display for Line {
             (false, false) => format!("{yardstick}: {theirs}"),
         };
         let (goal, met) = (goal.text(unit), if self.met() { "yes" } else { "**no**" });
-        write!(f, "| {what} | {measured} | {yardstick} | {result} | {goal} | {met} |")
+        write!(f, "| {what} | {measured} | {yardstick} | {result} | {goal} | {met} | {floor} |")
     }
 }
 
@@ -159,6 +167,7 @@ pub(crate) fn json(machine: &str, lines: &[Line]) -> String {
                 "goal": line.claim.goal.text(line.claim.unit),
                 "met": line.met(),
                 "measured": figure.ok().map(|figure| &figure.measured),
+                "floor": figure.ok().and_then(|figure| figure.floor.as_ref()),
                 "yardstick_measured": figure.ok().map(|figure| &figure.yardstick),
                 "error": figure.err(),
             })

@@ -1,5 +1,6 @@
 //! What the machine can do at best, measured bare. Processes are started by a small process of its own (this program
-//! again), as the keeper does it: what starts them is to have little memory.
+//! again), as the keeper does it: what starts them is to have little memory. The least that a durable job takes with the
+//! parts that runward is made of is in `floor.rs`.
 
 use std::{
     ffi::CStr,
@@ -24,13 +25,17 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Bench, Result};
+use crate::{Bench, Result, floor, machine};
 
-/// What the helper process does: `--helper=spawn`, `--helper=serve:SOCKET`.
+/// What the helper process does: `--helper=spawn`, `--helper=serve:SOCKET`, `--helper=durable:SOCKET`.
 pub(crate) fn help(what: &str) -> ExitCode {
     let done = match what.split_once(':') {
         None if what == "spawn" => spawn_as_told(),
-        Some(("serve", socket)) => serve(Path::new(socket)),
+        Some(("serve", socket)) => {
+            let submit = routing::post(acknowledge).with_state(&NEXT);
+            serve(Path::new(socket), Router::new().route("/v1/runners", submit))
+        }
+        Some(("durable", socket)) => floor::serve(Path::new(socket)),
         _ => Err(format!("there is no helper {what}").into()),
     };
     match done {
@@ -102,6 +107,11 @@ impl Spawner {
         self.figure(&format!("sleeps {count}"))
     }
 
+    /// The same where each is the child of a process of its own, a shell here, that waits for it.
+    pub(crate) fn stop_sleeps_of_others(&mut self, count: usize) -> Result<Duration> {
+        self.figure(&format!("others {count}"))
+    }
+
     fn figure(&mut self, ask: &str) -> Result<Duration> {
         match self.0.ask(ask)?[..] {
             [nanos] => Ok(Duration::from_nanos(nanos)),
@@ -142,7 +152,20 @@ fn spawn_as_told() -> Result<()> {
                 spawn_and_wait()?;
                 println!("{}", began.elapsed().as_nanos());
             }
-            ["sleeps", count] => println!("{}", stop_sleeps(count.parse()?)?.as_nanos()),
+            ["sleeps", count] => {
+                let sleeps = start_all(count.parse()?, c"/bin/sleep", &[c"/bin/sleep", c"1000"])?;
+                println!("{}", stop(&sleeps, &sleeps)?.as_nanos());
+            }
+            ["others", count] => {
+                let arguments = [c"/bin/sh", c"-c", c"exec 2>/dev/null; /bin/sleep 1000; exit 0"];
+                let shells = start_all(count.parse()?, c"/bin/sh", &arguments)?;
+                let child = |shell: &Pid| -> Result<Pid> {
+                    let children = machine::children(u32::try_from(shell.as_raw())?)?;
+                    Ok(Pid::from_raw(i32::try_from(*children.first().ok_or("a shell has no child")?)?))
+                };
+                let sleeps = shells.iter().map(child).collect::<Result<Vec<_>>>()?;
+                println!("{}", stop(&sleeps, &shells)?.as_nanos());
+            }
             _ => return Err(format!("{line:?} is nothing it can do").into()),
         }
     }
@@ -167,31 +190,44 @@ fn spawn_for(at_a_time: usize, during: Duration) -> Result<u64> {
     .map(|()| count.into_inner())
 }
 
-fn stop_sleeps(count: usize) -> Result<Duration> {
-    let sleeps: Vec<Pid> =
-        (0..count).map(|_| start(c"/bin/sleep", &[c"/bin/sleep", c"1000"])).collect::<Result<_>>()?;
+fn start_all(count: usize, program: &CStr, arguments: &[&CStr]) -> Result<Vec<Pid>> {
+    let all = (0..count).map(|_| start(program, arguments)).collect::<Result<_>>()?;
     // Until they sleep; nothing tells when.
     thread::sleep(Duration::from_secs(1));
+    Ok(all)
+}
+
+fn stop(signalled: &[Pid], reaped: &[Pid]) -> Result<Duration> {
     let began = Instant::now();
-    for pid in &sleeps {
+    for pid in signalled {
         kill(*pid, Signal::SIGTERM)?;
     }
-    for pid in sleeps {
-        waitpid(pid, None)?;
+    for pid in reaped {
+        waitpid(*pid, None)?;
     }
     Ok(began.elapsed())
 }
 
-/// A bare server of axum that takes a job in JSON and answers with a number for it.
+/// A server in a process of its own.
 pub(crate) struct Server {
     _helper: Helper,
     socket: PathBuf,
 }
 
 impl Server {
+    /// A bare server of axum that takes a job in JSON and answers with a number for it.
     pub(crate) fn start(bench: &Bench) -> Result<Self> {
-        let socket = bench.base.join("bare.sock");
-        let mut helper = Helper::start(&format!("serve:{}", socket.display()))?;
+        Self::of(bench, "serve")
+    }
+
+    /// One that answers when the job is on the disk; see [`floor`].
+    pub(crate) fn durable(bench: &Bench) -> Result<Self> {
+        Self::of(bench, "durable")
+    }
+
+    fn of(bench: &Bench, what: &str) -> Result<Self> {
+        let socket = bench.base.join(format!("{what}.sock"));
+        let mut helper = Helper::start(&format!("{what}:{}", socket.display()))?;
         let mut ready = String::new();
         helper.answers.read_line(&mut ready)?;
         Ok(Self { _helper: helper, socket })
@@ -203,38 +239,40 @@ impl Server {
 }
 
 #[derive(Deserialize)]
-struct Submission {
-    job: Job,
+pub(crate) struct Submission {
+    pub(crate) job: Job,
 }
 
 #[derive(Deserialize)]
-struct Job {
-    command: Vec<String>,
+pub(crate) struct Job {
+    #[serde(default)]
+    pub(crate) command: Vec<String>,
 }
 
 #[derive(Serialize)]
-struct Submitted {
-    id: u64,
-    arguments: usize,
+pub(crate) struct Submitted {
+    pub(crate) id: u64,
+    pub(crate) arguments: usize,
 }
 
-fn serve(socket: &Path) -> Result<()> {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    async fn submit(
-        State(next): State<&'static AtomicU64>,
-        Json(body): Json<Submission>,
-    ) -> (StatusCode, Json<Submitted>) {
-        let id = next.fetch_add(1, Ordering::Relaxed);
-        (StatusCode::CREATED, Json(Submitted { id, arguments: body.job.command.len() }))
-    }
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+async fn acknowledge(
+    State(next): State<&'static AtomicU64>,
+    Json(body): Json<Submission>,
+) -> (StatusCode, Json<Submitted>) {
+    let id = next.fetch_add(1, Ordering::Relaxed);
+    (StatusCode::CREATED, Json(Submitted { id, arguments: body.job.command.len() }))
+}
+
+/// Serves these routes until standard input ends with whoever started this.
+pub(crate) fn serve(socket: &Path, router: Router) -> Result<()> {
     if socket.exists() {
         std::fs::remove_file(socket)?;
     }
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let listener = tokio::net::UnixListener::bind(socket)?;
         println!("ready");
-        let router = Router::new().route("/v1/runners", routing::post(submit)).with_state(&NEXT);
-        // Standard input ends with whoever started this.
         let over = async { drop(tokio::task::spawn_blocking(|| std::io::stdin().lines().count()).await) };
         tokio::select! {
             served = std::future::IntoFuture::into_future(axum::serve(listener, router)) => Ok(served?),

@@ -23,9 +23,10 @@ pub(super) fn start(bench: &Bench) -> Result<Vec<Figure>> {
 pub(super) fn stop(bench: &Bench) -> Result<Vec<Figure>> {
     let count = bench.pick(1000, 100);
     let mut spawner = Spawner::start()?;
-    let (mut ours, mut bare, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut bare, mut ratios, mut floors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..bench.pick(3, 2) {
         bare.push(millis(spawner.stop_sleeps(count)?));
+        floors.push(millis(spawner.stop_sleeps_of_others(count)?));
         let mut daemon = Daemon::start(bench, &[("JOBS__MAX_RUNNING", count)])?;
         let sleep = r#"{"job":{"command":["/bin/sleep","1000"]}}"#;
         memory::run(&mut daemon.connection()?, sleep, count)?;
@@ -33,7 +34,10 @@ pub(super) fn stop(bench: &Bench) -> Result<Vec<Figure>> {
         ratios.push(ours[ours.len() - 1] / bare[bare.len() - 1]);
     }
     let measured = format!("{:.0} ms with {count}, all recorded", median(&ours));
-    Ok(vec![Figure::new(median(&ratios), measured, format!("{:.0} ms", median(&bare)))])
+    let floor = median(&floors);
+    let figure = Figure::new(median(&ratios), measured, format!("{:.0} ms", median(&bare)));
+    let text = format!("{floor:.0} ms where each has a parent of its own, without cgroups");
+    Ok(vec![figure.with_floor(floor / median(&bare), text)])
 }
 
 pub(super) fn binary(_: &Bench) -> Result<Vec<Figure>> {
