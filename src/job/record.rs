@@ -100,7 +100,7 @@ pub struct Attempt {
     pub swept: u32,
     /// What it gave back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub result: Option<Value>,
+    pub result: Option<Box<Value>>,
     /// The version of the shared context that it saw.
     #[serde(default)]
     pub context_version: u64,

@@ -183,7 +183,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             attempt.error = error.clone().map(Box::new);
             attempt.output = *output;
             attempt.swept = *swept;
-            attempt.result.clone_from(result);
+            attempt.result = result.clone().map(Box::new);
             attempt.ended_at = Some(at);
             record.variables.extend(context.iter().map(|(name, value)| (name.clone(), value.clone())));
             if let Some(receipt) = &mut record.cancel {
