@@ -481,8 +481,12 @@ impl<R: Runners, S: Records> Actor<R, S> {
                 Phase::Forcing { .. } | Phase::Finished => self.runners.force_at_once(key),
                 Phase::Open | Phase::Draining { .. } => self.runners.force(key),
             },
-            // Its go may be held back still, and will be of an attempt that is unknown.
-            Effect::Abort(key) => self.runners.abort(key),
+            Effect::Abort(key) => {
+                let in_flight = self.in_flight.as_mut().map(|in_flight| &mut in_flight.held);
+                let held = in_flight.into_iter().chain([&mut self.pending.held]);
+                held.for_each(|held| held.retain(|held| *held != Effect::Go(key)));
+                self.runners.abort(key);
+            }
             Effect::Close(id, key) => {
                 if let Some(record) = self.core.record(id) {
                     self.runners.close(record, key);
