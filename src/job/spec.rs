@@ -443,3 +443,23 @@ words! {
         Hold = "hold",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_stored_as_they_were_given() {
+        let args = json!({"z": [1, -0.5, null], "a": {"text": "\"é\n"}});
+        let handler = Handler { name: "x".into(), args: args.clone().into() };
+        let stored = serde_json::to_string(&handler).expect("written");
+        assert_eq!(stored, format!(r#"{{"name":"x","args":{args}}}"#));
+        let read: Handler = serde_json::from_str(&stored).expect("read");
+        assert_eq!((&read, read.args.value()), (&handler, args));
+        let none = Handler { args: Json::default(), ..handler };
+        assert_eq!(serde_json::to_string(&none).expect("written"), r#"{"name":"x"}"#);
+        assert_eq!(serde_json::from_str::<Handler>(r#"{"name":"x"}"#).expect("read"), none);
+    }
+}
