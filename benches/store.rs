@@ -84,7 +84,7 @@ fn ended() -> Vec<EventKind> {
             context: BTreeMap::new(),
         },
         EventKind::Draining { outcome: Some(Outcome::Succeeded) },
-        EventKind::Closed(CloseFacts { outcome: Outcome::Succeeded, drain: Some(drain) }),
+        EventKind::Closed(CloseFacts { outcome: Outcome::Succeeded, drain: Some(Box::new(drain)) }),
     ]
 }
 

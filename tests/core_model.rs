@@ -761,7 +761,7 @@ fn restored(record: &Record) -> Restored<'_> {
 
 fn job(in_process: bool) -> Job {
     match in_process {
-        true => Job::Handler(Handler { name: "echo".into(), args: serde_json::Value::Null }),
+        true => Job::Handler(Handler { name: "echo".into(), args: serde_json::Value::Null.into() }),
         false => Job::Command(Command { argv: vec!["true".into()], ..Command::default() }),
     }
 }

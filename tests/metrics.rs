@@ -143,8 +143,10 @@ fn gauges_are_true_at_once_after_a_crash_and_counters_begin_anew() {
     daemon.crash();
     let daemon = daemon.restart();
     // The lost one is closed; its slot goes to one of the others.
-    until("the next one runs", || {
-        sum(&scrape(&daemon), "runward_queue_running", &["queue=\"nightly\""]) == 1.0
+    until("the next one runs, on record too", || {
+        let samples = scrape(&daemon);
+        sum(&samples, "runward_queue_running", &["queue=\"nightly\""]) == 1.0
+            && sum(&samples, "runward_attempts_started_total", &[]) == 1.0
     });
     let samples = scrape(&daemon);
     assert_eq!(sum(&samples, "runward_queue_queued", &["queue=\"nightly\""]), 2.0);

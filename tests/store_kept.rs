@@ -183,7 +183,7 @@ fn a_store_of_version_1_keeps_all_it_has() {
     assert_eq!(at, [1_795_395_969_743_072, 1_795_395_969_755_708], "exactly when they closed");
     assert!(read(readers.keyed("one".into())).is_some_and(|(id, _)| id == closed[0].id));
     let labelled = Filter { labels: vec![("team".into(), "data".into())], limit: 9, ..Filter::default() };
-    assert_eq!(read(readers.list(labelled)).records.len(), 1);
+    assert_eq!(read(readers.list(labelled)).found.len(), 1);
     assert_eq!(lookup.context().expect("readable").version, 0);
     drop(log);
     store::open(&path, true).expect("it opens as one of this version");
@@ -214,7 +214,7 @@ fn a_store_of_version_2_keeps_all_it_has() {
 
     let readers = Readers::start(&path).expect("readers");
     let all = read(readers.list(Filter { limit: 9, ..Filter::default() }));
-    assert_eq!(all.records, before, "what the events add up to is what was stored");
+    assert_eq!(all.found, before, "what the events add up to is what was stored");
     let lookup = Lookup::open(&path).expect("readable");
     let told = lookup.waiting(|waiting| {
         assert_eq!((waiting.id, waiting.weight, waiting.priority), (before[0].id, 2, 5));
@@ -224,9 +224,9 @@ fn a_store_of_version_2_keeps_all_it_has() {
     assert_eq!(lookup.under_way().expect("readable"), [before[1].clone()]);
     assert_eq!(lookup.idle().expect("readable"), [before[2].clone()]);
     let nightly = Filter { queue: Some("nightly".into()), limit: 9, ..Filter::default() };
-    assert_eq!(read(readers.list(nightly)).records, [before[3].clone()]);
+    assert_eq!(read(readers.list(nightly)).found, [before[3].clone()]);
     let labelled = Filter { labels: vec![("team".into(), "data".into())], limit: 9, ..Filter::default() };
-    assert_eq!(read(readers.list(labelled)).records, [before[0].clone(), before[4].clone()]);
+    assert_eq!(read(readers.list(labelled)).found, [before[0].clone(), before[4].clone()]);
     let events = read(readers.events(5, None, 3));
     let of: Vec<_> = events.iter().map(|event| (event.seq, event.runner, event.kind.name())).collect();
     let (first, second) = (before[4].id, before[3].id);

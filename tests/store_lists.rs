@@ -62,7 +62,11 @@ impl Store {
 
     fn list(&self, filter: &Filter) -> Listed {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        runtime.block_on(self.readers.list(filter.clone())).expect("readable")
+        let listed = runtime.block_on(self.readers.list(filter.clone())).expect("readable");
+        let states = runtime.block_on(self.readers.list_states(filter.clone())).expect("readable");
+        assert!(states.found.into_iter().eq(listed.found.iter().map(|record| (record.id, record.state))));
+        assert_eq!((states.next, states.looked), (listed.next, listed.looked));
+        listed
     }
 
     /// All pages, and how many there were.
@@ -70,9 +74,9 @@ impl Store {
         let (mut found, mut pages) = (Vec::new(), 0);
         loop {
             let listed = self.list(&filter);
-            assert!(listed.looked <= LOOKS && listed.records.len() <= filter.limit);
+            assert!(listed.looked <= LOOKS && listed.found.len() <= filter.limit);
             pages += 1;
-            found.extend(listed.records);
+            found.extend(listed.found);
             match listed.next {
                 Some(next) => filter.before = Some(next),
                 None => return (found, pages),
@@ -116,12 +120,12 @@ fn a_page_of_what_is_not_closed_shows_what_its_events_say() {
     let mut records = store.runners(vec![(spec("default"), vec![]), (spec("default"), vec![])]);
     store.goes_on(&mut records[0], started());
     let open = Filter { states: vec![State::Queued, State::Running], limit: 9, ..Filter::default() };
-    assert_eq!(store.list(&open).records, records);
+    assert_eq!(store.list(&open).found, records);
     assert_eq!(records[0].attempt().and_then(|attempt| attempt.pid), Some(7));
     store.goes_on(&mut records[0], ended(Outcome::Failed));
-    assert_eq!(store.list(&open).records, records[1..]);
+    assert_eq!(store.list(&open).found, records[1..]);
     let failed = Filter { outcomes: vec![Outcome::Failed], limit: 9, ..Filter::default() };
-    assert_eq!(store.list(&failed).records, records[..1]);
+    assert_eq!(store.list(&failed).found, records[..1]);
 }
 
 #[test]
@@ -198,14 +202,14 @@ fn what_is_rare_among_many_is_found_at_once_or_page_by_page() {
     ] {
         let listed = store.list(&Filter { limit: 10, ..filter });
         assert_eq!(
-            (listed.records.as_slice(), listed.looked, listed.next),
+            (listed.found.as_slice(), listed.looked, listed.next),
             ([expected.clone()].as_slice(), 1, None)
         );
     }
     // No index tells these from the others: the first page is empty, and says where to go on.
     let filter = Filter { queue: Some("default".into()), limit: 10, ..Filter::default() };
     let first = store.list(&filter);
-    assert!(first.records.is_empty() && first.next.is_some() && first.looked == LOOKS);
+    assert!(first.found.is_empty() && first.next.is_some() && first.looked == LOOKS);
     let (found, pages) = store.pages(filter);
     assert_eq!((found.as_slice(), pages), (&rare[1..], 2));
 }

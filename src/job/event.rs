@@ -13,7 +13,8 @@ use super::{
     state::{Outcome, words},
 };
 
-/// One thing that happened, at a place in the order of all that happened.
+/// One thing that happened, at a place in the order of all that happened. What few have is in boxes: thousands are
+/// committed at once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// Its place: unique, rising, with gaps where an append was refused.
@@ -86,7 +87,7 @@ pub enum EventKind {
         exit: Option<Exit>,
         /// What went wrong, where it is not the exit that tells.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        error: Option<Failure>,
+        error: Option<Box<Failure>>,
         /// What it wrote.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         output: Option<OutputFacts>,
@@ -95,7 +96,7 @@ pub enum EventKind {
         swept: u32,
         /// What it gave back.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        result: Option<Value>,
+        result: Option<Box<Value>>,
         /// Variables it set for the next run of its Runner; `None` unsets one.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         context: BTreeMap<String, Option<String>>,
@@ -146,7 +147,7 @@ pub struct CloseFacts {
     pub outcome: Outcome,
     /// How its executor drained; `None` where it never ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub drain: Option<Drain>,
+    pub drain: Option<Box<Drain>>,
 }
 
 impl EventKind {
@@ -246,5 +247,15 @@ words! {
         KillPending = "kill_pending",
         /// Nothing of it lives.
         Ended = "ended",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_small() {
+        assert!(size_of::<Event>() <= 144, "{}", size_of::<Event>());
     }
 }

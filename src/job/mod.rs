@@ -18,7 +18,7 @@ pub use limits::{Bound, Controller, Limits, Resource, Rlimit, Rlimits};
 pub use record::{Attempt, Drain, Failure, Raised, Receipt, Record, Run, Step};
 pub use settings::{ContextValue, QueueSettings, SharedContext, Variable};
 pub use spec::{
-    Body, Command, Handler, Http, Job, OnLost, Process, Python, PythonCode, Retry, Script, Spec, Text,
+    Body, Command, Handler, Http, Job, Json, OnLost, Process, Python, PythonCode, Retry, Script, Spec, Text,
     Webhook,
 };
 pub use state::{AttemptState, Outcome, State};

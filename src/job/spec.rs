@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::Error};
+use serde_json::{Map, Value, value::RawValue};
 
 use super::{
     event::Exit,
@@ -176,7 +176,7 @@ pub struct Webhook {
     pub secret: Option<String>,
 }
 
-/// The kinds of job.
+/// The kinds of job. Large ones are in boxes: tens of thousands of the others may be in memory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Job {
@@ -185,9 +185,9 @@ pub enum Job {
     /// A shell script.
     Script(Script),
     /// A coroutine of Python.
-    Python(Python),
+    Python(Box<Python>),
     /// A request over HTTP.
-    Http(Http),
+    Http(Box<Http>),
     /// An async function that was registered with the daemon.
     Handler(Handler),
 }
@@ -219,9 +219,8 @@ impl Job {
     /// How its processes run; `None` for a job that runs in the daemon itself.
     pub fn process(&self) -> Option<&Process> {
         match self {
-            Self::Command(Command { process, .. })
-            | Self::Script(Script { process, .. })
-            | Self::Python(Python { process, .. }) => Some(process),
+            Self::Command(Command { process, .. }) | Self::Script(Script { process, .. }) => Some(process),
+            Self::Python(python) => Some(&python.process),
             Self::Http(_) | Self::Handler(_) => None,
         }
     }
@@ -386,8 +385,49 @@ pub struct Handler {
     /// The name it was registered under.
     pub name: String,
     /// What it is called with.
-    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
-    pub args: serde_json::Value,
+    #[serde(default, skip_serializing_if = "Json::is_null")]
+    pub args: Json,
+}
+
+/// A value of JSON, kept as text: as a tree even a small one takes 400 bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Json(Box<str>);
+
+impl Json {
+    /// The value.
+    pub fn value(&self) -> Value {
+        // It was made from one.
+        serde_json::from_str(&self.0).unwrap_or_default()
+    }
+
+    fn is_null(&self) -> bool {
+        &*self.0 == "null"
+    }
+}
+
+impl Default for Json {
+    fn default() -> Self {
+        Value::Null.into()
+    }
+}
+
+impl From<Value> for Json {
+    fn from(value: Value) -> Self {
+        Self(value.to_string().into())
+    }
+}
+
+impl Serialize for Json {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let raw: &RawValue = serde_json::from_str(&self.0).map_err(S::Error::custom)?;
+        raw.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Value::deserialize(deserializer).map(Self::from)
+    }
 }
 
 words! {
@@ -401,5 +441,25 @@ words! {
         Requeue = "requeue",
         /// It is queued again but held until somebody decides.
         Hold = "hold",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_stored_as_they_were_given() {
+        let args = json!({"z": [1, -0.5, null], "a": {"text": "\"é\n"}});
+        let handler = Handler { name: "x".into(), args: args.clone().into() };
+        let stored = serde_json::to_string(&handler).expect("written");
+        assert_eq!(stored, format!(r#"{{"name":"x","args":{args}}}"#));
+        let read: Handler = serde_json::from_str(&stored).expect("read");
+        assert_eq!((&read, read.args.value()), (&handler, args));
+        let none = Handler { args: Json::default(), ..handler };
+        assert_eq!(serde_json::to_string(&none).expect("written"), r#"{"name":"x"}"#);
+        assert_eq!(serde_json::from_str::<Handler>(r#"{"name":"x"}"#).expect("read"), none);
     }
 }

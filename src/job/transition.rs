@@ -180,7 +180,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             attempt.state = AttemptState::Ended;
             attempt.outcome = Some(*outcome);
             attempt.exit = *exit;
-            attempt.error = error.clone().map(Box::new);
+            attempt.error.clone_from(error);
             attempt.output = *output;
             attempt.swept = *swept;
             attempt.result.clone_from(result);
@@ -275,7 +275,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             record.not_before = None;
             record.due = None;
             record.outcome = Some(facts.outcome);
-            record.drain = facts.drain.clone().map(Box::new);
+            record.drain.clone_from(&facts.drain);
             record.closed_at = Some(at);
             if let Some(receipt) = &mut record.cancel {
                 end(receipt, at);

@@ -124,8 +124,8 @@ impl Call {
     /// `invalid_args`: they are something else.
     pub fn args<T: DeserializeOwned>(&self) -> Result<T, HandlerError> {
         let args = match self.attempt.job() {
-            Job::Handler(handler) => &handler.args,
-            Job::Command(_) | Job::Script(_) | Job::Python(_) | Job::Http(_) => &Value::Null,
+            Job::Handler(handler) => handler.args.value(),
+            Job::Command(_) | Job::Script(_) | Job::Python(_) | Job::Http(_) => Value::Null,
         };
         T::deserialize(args)
             .map_err(|error| HandlerError::new("invalid_args", format!("`job.handler.args`: {error}")))

@@ -177,10 +177,14 @@ impl Deref for Reporter {
 impl Reporter {
     /// Waits for room, then reports: giving up while waiting loses nothing that was not handed over.
     pub(super) async fn send(&self, news: News) {
-        let report = Report { runner: self.runner, key: self.key, news };
-        // Mostly there is room. Without a supervisor there is nobody to tell.
-        if let Err(mpsc::error::TrySendError::Full(report)) = self.reports.try_send(report) {
-            drop(Box::pin(self.reports.send(report)).await);
+        self.send_made(|| news).await;
+    }
+
+    /// The same of news that are made when there is room: what waits is small.
+    pub(super) async fn send_made(&self, news: impl FnOnce() -> News) {
+        // Without a supervisor there is nobody to tell.
+        if let Ok(room) = self.reports.reserve().await {
+            room.send(Report { runner: self.runner, key: self.key, news: news() });
         }
     }
 }

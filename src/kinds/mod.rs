@@ -374,56 +374,56 @@ impl Drive {
         }
     }
 
-    async fn end(self, mut runner: AsyncRunner, ended: Result<Ended, RunError>) -> Driven {
-        let driven = Driven::Attempt(self.attempt.key);
-        let Self { attempt, output, park } = self;
-        let (mut link, reporter) = (Link(Arc::clone(&attempt)), Reporter(attempt));
-        let Some(done) = done(ended, output.is_some(), &reporter) else { return driven };
-        let Done { mut end, hold } = *done;
-        reporter.hold(hold);
-        if let Some(output) = &output {
-            end.output = Some(output.flush().await);
-        }
-        if let Some(park) = park {
-            // Nobody takes it any more only when the supervisor is gone.
-            drop(park.send(runner));
-            reporter.closed();
-            reporter.send(News::Ended(end)).await;
-            settled(link).await;
-            return driven;
-        }
-        {
-            let limit = reporter.spec.drain_timeout;
-            // What is left over may have to be told of.
-            let left = runner.get_loop().is_ok_and(|own| own.live_tasks() + own.blocking_tasks() > 0);
-            let span = left.then(|| reporter.span());
-            let mut close = pin!(close(&mut runner, limit, forced(&mut link)));
-            // Mostly there is nothing to close: then one commit tells the end and the close.
-            end.closed = poll_fn(|cx| {
-                let _entered = span.as_ref().map(Span::enter);
-                match close.as_mut().poll(cx) {
-                    Poll::Ready(report) => Poll::Ready(Some(drain(report))),
-                    Poll::Pending => Poll::Ready(None),
-                }
-            })
-            .await;
-            let closed = end.closed.is_some();
-            if closed {
-                reporter.closed();
+    /// Small too: of those that are cancelled together most wait for room to tell that they have ended.
+    #[expect(clippy::manual_async_fn, reason = "an async function would keep what it is given twice")]
+    fn end(self, mut runner: AsyncRunner, ended: Result<Ended, RunError>) -> impl Future<Output = Driven> {
+        async move {
+            let Self { attempt, output, park } = self;
+            let driven = Driven::Attempt(attempt.key);
+            let (mut link, reporter) = (Link(Arc::clone(&attempt)), Reporter(attempt));
+            let Some(mut done) = done(ended, output.is_some(), &reporter) else { return driven };
+            let holds = done.hold.is_some();
+            reporter.hold(done.hold.take());
+            if let Some(output) = &output {
+                done.end.output = Some(Box::pin(output.flush()).await);
             }
-            reporter.send(News::Ended(end)).await;
-            if !closed {
-                let report = reporter.told(close).await;
-                if let Some(output) = &output {
-                    // What was written while it drained is in the log before the close is told.
-                    output.flush().await;
-                }
-                reporter.send(News::Closed(drain(report))).await;
+            if let Some(park) = park {
+                // Nobody takes it any more only when the supervisor is gone.
+                drop(park.send(runner));
                 reporter.closed();
+                reporter.send_made(|| News::Ended(done.end)).await;
+            } else {
+                let limit = reporter.spec.drain_timeout;
+                // What is left over may have to be told of.
+                let left = runner.get_loop().is_ok_and(|own| own.live_tasks() + own.blocking_tasks() > 0);
+                let mut close = Box::pin(close(&mut runner, limit, forced(&mut link)));
+                let closed = poll_fn(|cx| {
+                    let span = left.then(|| reporter.span());
+                    let _entered = span.as_ref().map(Span::enter);
+                    Poll::Ready(close.as_mut().poll(cx))
+                });
+                // Mostly there is nothing to close: then one commit tells the end and the close.
+                if let Poll::Ready(report) = closed.await {
+                    drop(close);
+                    reporter.closed();
+                    done.end.closed = Some(drain(report));
+                    reporter.send_made(|| News::Ended(done.end)).await;
+                } else {
+                    reporter.send_made(|| News::Ended(done.end)).await;
+                    let report = Box::pin(reporter.told(close)).await;
+                    if let Some(output) = &output {
+                        // What was written while it drained is in the log before the close is told.
+                        Box::pin(output.flush()).await;
+                    }
+                    reporter.send_made(|| News::Closed(drain(report))).await;
+                    reporter.closed();
+                }
             }
+            if holds {
+                settled(link).await;
+            }
+            driven
         }
-        settled(link).await;
-        driven
     }
 }
 
@@ -487,12 +487,18 @@ fn drain(report: CloseReport) -> Drain {
 mod tests {
     use super::*;
 
-    fn size<T>(_: fn(Drive, AsyncRunner, Main) -> T) -> usize {
+    fn size<A, B, C, T>(_: fn(A, B, C) -> T) -> usize {
         size_of::<T>()
     }
 
     #[test]
     fn what_waits_for_a_main_task_is_small() {
-        assert!(size(|drive, runner, main| drive.run(runner, main)) <= 256);
+        assert!(size(|drive: Drive, runner, main| drive.run(runner, main)) <= 256);
+    }
+
+    #[test]
+    fn what_waits_to_tell_its_end_is_small() {
+        let size = size(|drive: Drive, runner, ended| drive.end(runner, ended));
+        assert!(size <= 832, "{size}");
     }
 }

@@ -179,7 +179,7 @@ mod tests {
 
     fn record() -> Record {
         let id = RunnerId::new();
-        let job = Job::Handler(Handler { name: "x".into(), args: serde_json::Value::Null });
+        let job = Job::Handler(Handler { name: "x".into(), args: serde_json::Value::Null.into() });
         let spec = Arc::new(Spec::new(job, std::time::Duration::ZERO));
         let key = AttemptKey::new();
         let starting =

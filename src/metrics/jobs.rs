@@ -238,7 +238,7 @@ mod tests {
     fn the_kinds_have_the_words_that_users_see() {
         let jobs = [
             Job::Command(Command::default()),
-            Job::Handler(Handler { name: "x".into(), args: serde_json::Value::Null }),
+            Job::Handler(Handler { name: "x".into(), args: serde_json::Value::Null.into() }),
         ];
         for job in jobs {
             assert_eq!(KINDS[kind_of(&job)], job.kind());

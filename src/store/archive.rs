@@ -106,7 +106,11 @@ impl Archive for Readers {
     }
 
     fn list(&self, filter: Filter) -> Reading<Listed> {
-        self.read(move |connection| list(connection, &filter))
+        self.read(move |connection| list(connection, &filter, |n, id, _| replay(connection, n, id)))
+    }
+
+    fn list_states(&self, filter: Filter) -> Reading<Listed<(RunnerId, State)>> {
+        self.read(move |connection| list(connection, &filter, |_, id, state| Ok((id, state))))
     }
 
     fn events(&self, after: u64, runner: Option<RunnerId>, limit: usize) -> Reading<Vec<Event>> {

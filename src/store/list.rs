@@ -3,9 +3,9 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params_from_iter};
 
-use super::rows::{id_from_row, replay};
+use super::rows::{id_from_row, state_from_row};
 use crate::{
-    job::{Outcome, Spec, State},
+    job::{Outcome, RunnerId, Spec, State},
     supervisor::{Filter, LOOKS, Listed},
 };
 
@@ -55,8 +55,13 @@ impl Candidates {
     }
 }
 
-pub(super) fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result<Listed> {
-    let mut listed = Listed::default();
+/// `read` makes of a Runner that fits what is asked for, from its place, its id and where it is.
+pub(super) fn list<T>(
+    connection: &Connection,
+    filter: &Filter,
+    read: impl Fn(u64, RunnerId, State) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Listed<T>> {
+    let mut listed = Listed { found: Vec::new(), next: None, looked: 0 };
     let Some(stages) = stages(filter) else { return Ok(listed) };
     let mut found = candidates(filter);
     found.extend(stages);
@@ -79,9 +84,9 @@ pub(super) fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result
         let n = row.get(0)?;
         listed.looked += 1;
         if fits(connection, filter, row, n)? {
-            listed.records.push(replay(connection, n, id_from_row(row, 1)?)?);
+            listed.found.push(read(n, id_from_row(row, 1)?, state_from_row(row, 2)?)?);
         }
-        if listed.records.len() >= filter.limit || listed.looked >= LOOKS {
+        if listed.found.len() >= filter.limit || listed.looked >= LOOKS {
             listed.next = Some(n);
             break;
         }

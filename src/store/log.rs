@@ -103,6 +103,12 @@ impl EventLog for Log {
     fn append(&mut self, batch: &Batch) -> Result<Vec<Duplicate>, AppendError> {
         self.commit(batch).map_err(|error| classify(&error))
     }
+
+    fn rest(&mut self) {
+        if let Err(error) = self.connection.execute_batch("PRAGMA shrink_memory") {
+            tracing::debug!(%error, "the store keeps the memory of its cache");
+        }
+    }
 }
 
 impl Drop for Log {

@@ -75,6 +75,12 @@ pub(super) fn time_from_row(row: &Row<'_>, column: usize) -> rusqlite::Result<Op
     at.map(|at| Timestamp::from_microsecond(at).map_err(|error| unreadable(column, error))).transpose()
 }
 
+/// From a column with the word for it.
+pub(super) fn state_from_row(row: &Row<'_>, column: usize) -> rusqlite::Result<State> {
+    let word = row.get_ref(column)?.as_str()?;
+    State::from_word(word).ok_or_else(|| unreadable(column, io::Error::other("there is no such state")))
+}
+
 /// Whether what a Runner does next, or does now, is done by the daemon itself.
 pub(super) fn in_process(record: &Record) -> bool {
     let next = || record.next_run().and_then(|run| run.job.as_deref()).unwrap_or(&record.spec.job);

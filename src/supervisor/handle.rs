@@ -231,10 +231,10 @@ pub struct Filter {
 pub const LOOKS: usize = 2000;
 
 /// A part of a list.
-#[derive(Debug, Default)]
-pub struct Listed {
+#[derive(Debug)]
+pub struct Listed<T = Record> {
     /// What was found, newest first.
-    pub records: Vec<Record>,
+    pub found: Vec<T>,
     /// The place to go on before ([`Filter::before`]); `None` where there are no more.
     pub next: Option<u64>,
     /// How many were looked at to find these.
@@ -247,6 +247,8 @@ pub trait Archive: Send + Sync + 'static {
     fn record(&self, id: RunnerId) -> Reading<Option<Record>>;
     /// Records, newest first: as many as are asked for, or those among the next [`LOOKS`].
     fn list(&self, filter: Filter) -> Reading<Listed>;
+    /// The same of nothing but who they are and where: a record is read event by event.
+    fn list_states(&self, filter: Filter) -> Reading<Listed<(RunnerId, State)>>;
     /// Events after a place, oldest first, of one Runner or of all.
     fn events(&self, after: u64, runner: Option<RunnerId>, limit: usize) -> Reading<Vec<Event>>;
     /// The Runner that a key made, and the hash of its body.

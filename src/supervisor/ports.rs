@@ -162,6 +162,8 @@ pub trait EventLog: Send + 'static {
     /// # Errors
     /// [`AppendError`]; then nothing of the batch is visible.
     fn append(&mut self, batch: &Batch) -> Result<Vec<Duplicate>, AppendError>;
+    /// Nothing has been written for a while: lets go of what only makes the next append faster.
+    fn rest(&mut self) {}
 }
 
 /// A record that could not be read this time.
@@ -306,6 +308,7 @@ impl End {
     /// What is recorded of it.
     pub fn into_event(self, outcome: Outcome) -> EventKind {
         let Self { exit, error, output, swept, result, context, lost: _, at: _, closed: _ } = self;
+        let (error, result) = (error.map(Box::new), result.map(Box::new));
         EventKind::AttemptEnded { outcome, exit, error, output, swept, result, context }
     }
 }

@@ -6,13 +6,16 @@ use std::{
     io,
     sync::{Arc, mpsc as blocking},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::mpsc;
 
 use super::ports::{AppendError, Batch, Delivery, Duplicate, EventLog};
 use crate::{job::RunnerId, metrics::Metrics};
+
+/// How long nothing is written before the log rests: longer than a busy daemon ever waits.
+const REST: Duration = Duration::from_secs(5);
 
 /// A batch, after the attempt to commit it.
 pub(super) struct Written {
@@ -32,7 +35,7 @@ impl Writer {
         let (batches, receiver) = blocking::sync_channel::<Batch>(1);
         let (sender, written) = mpsc::channel(1);
         let thread = thread::Builder::new().name("runward-store".into()).spawn(move || {
-            while let Ok(batch) = receiver.recv() {
+            while let Some(batch) = next(&receiver, &mut *log) {
                 let started = Instant::now();
                 let result = log.append(&batch);
                 count(&metrics, started, &batch, &result);
@@ -54,6 +57,17 @@ impl Writer {
     /// The batch that was handed over, written. Cancel-safe.
     pub(super) async fn written(&mut self) -> Written {
         self.written.recv().await.expect("the writer thread lives as long as its writer")
+    }
+}
+
+/// The next batch. `None`: nobody is there to give one.
+fn next(batches: &blocking::Receiver<Batch>, log: &mut dyn EventLog) -> Option<Batch> {
+    match batches.recv_timeout(REST) {
+        Err(blocking::RecvTimeoutError::Timeout) => {
+            log.rest();
+            batches.recv().ok()
+        }
+        given => given.ok(),
     }
 }
 

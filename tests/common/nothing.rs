@@ -1,7 +1,7 @@
 //! A store with nothing in it, for tests of the supervisor that read none of its records.
 
 use runward::{
-    job::{Event, Record, RunnerId},
+    job::{Event, Record, RunnerId, State},
     supervisor::{
         Archive, Filter, Listed, Reading,
         ports::{Records, Unreadable},
@@ -27,7 +27,11 @@ impl Archive for Nothing {
     }
 
     fn list(&self, _: Filter) -> Reading<Listed> {
-        Box::pin(async { Ok(Listed::default()) })
+        Box::pin(async { Ok(Listed { found: Vec::new(), next: None, looked: 0 }) })
+    }
+
+    fn list_states(&self, _: Filter) -> Reading<Listed<(RunnerId, State)>> {
+        Box::pin(async { Ok(Listed { found: Vec::new(), next: None, looked: 0 }) })
     }
 
     fn events(&self, _: u64, _: Option<RunnerId>, _: usize) -> Reading<Vec<Event>> {

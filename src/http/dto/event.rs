@@ -161,10 +161,10 @@ impl From<&job::EventKind> for EventKind {
                 Self::AttemptEnded {
                     outcome: outcome.as_str(),
                     exit: exit.map(Exit::from),
-                    error: error.as_ref().map(Failure::from),
+                    error: error.as_deref().map(Failure::from),
                     output: output.map(Output::from),
                     swept: *swept,
-                    result: result.clone(),
+                    result: result.as_deref().cloned(),
                 }
             }
             job::EventKind::Requeued { reason, held, not_before } => {
@@ -175,9 +175,10 @@ impl From<&job::EventKind> for EventKind {
             job::EventKind::RunAdded { run, job } => Self::RunAdded { run: *run, job: Job::from(&**job) },
             job::EventKind::CloseRequested { by } => Self::CloseRequested { by: by.0.clone() },
             job::EventKind::Draining { outcome: _ } => Self::Draining,
-            job::EventKind::Closed(facts) => {
-                Self::Closed { outcome: facts.outcome.as_str(), drain: facts.drain.as_ref().map(Drain::from) }
-            }
+            job::EventKind::Closed(facts) => Self::Closed {
+                outcome: facts.outcome.as_str(),
+                drain: facts.drain.as_deref().map(Drain::from),
+            },
         }
     }
 }

@@ -152,7 +152,8 @@ impl From<&job::Job> for Job {
                 args: args.clone(),
                 process: (&**process).into(),
             }),
-            job::Job::Python(job::Python { code, args, kwargs, interpreter, process }) => {
+            job::Job::Python(python) => {
+                let job::Python { code, args, kwargs, interpreter, process } = &**python;
                 let (source, target) = match code.clone() {
                     job::PythonCode::Source(source) => (Some(source), None),
                     job::PythonCode::Target(target) => (None, Some(target)),
@@ -166,9 +167,9 @@ impl From<&job::Job> for Job {
                     process: (&**process).into(),
                 })
             }
-            job::Job::Http(http) => Self::Http(http.into()),
+            job::Job::Http(http) => Self::Http((&**http).into()),
             job::Job::Handler(job::Handler { name, args }) => {
-                Self::Handler(Handler { name: name.clone(), args: args.clone() })
+                Self::Handler(Handler { name: name.clone(), args: args.value() })
             }
         }
     }

@@ -271,7 +271,7 @@ impl From<&job::Record> for Runner {
             run: run.run,
             job: run.job.as_deref().map_or_else(|| job.clone(), Job::from),
             outcome: record.outcome_of(run).map(job::Outcome::as_str),
-            result: run.attempts.last().and_then(|attempt| attempt.result.clone()),
+            result: run.attempts.last().and_then(|attempt| attempt.result.as_deref().cloned()),
             attempts: run.attempts.iter().map(Attempt::from).collect(),
         };
         Self {

@@ -11,7 +11,7 @@ use axum::{
 use futures_util::{StreamExt, stream};
 use serde_json::Value;
 
-use super::{From, json, no_parameters, read_json, runners::READ};
+use super::{From, json, no_parameters, read_json};
 use crate::{
     http::{
         Shared,
@@ -21,7 +21,7 @@ use crate::{
         problem::{Kind, Problem},
     },
     job::{RunnerId, State as Stage},
-    supervisor::{Filter, Taken},
+    supervisor::{Filter, LOOKS, Taken},
 };
 
 /// The fields of the filter.
@@ -116,12 +116,11 @@ async fn find_to_cancel(shared: &Shared, filter: Filter) -> Result<Found, Proble
 async fn find(shared: &Shared, mut filter: Filter, most: usize) -> Result<Found, Problem> {
     let mut found = Vec::new();
     loop {
-        let listed = shared.api.supervisor.archive().list(filter.clone()).await?;
-        for record in &listed.records {
-            if found.len() == most {
-                return Ok((found, true));
-            }
-            found.push((record.id, record.state));
+        let listed = shared.api.supervisor.archive().list_states(filter.clone()).await?;
+        found.extend(listed.found);
+        if found.len() > most {
+            found.truncate(most);
+            return Ok((found, true));
         }
         if listed.next.is_none() {
             return Ok((found, false));
@@ -155,7 +154,7 @@ fn read_filter(value: Value) -> Result<(Filter, bool), Problem> {
         name,
         labels: labels.into_iter().collect(),
         before: None,
-        limit: READ,
+        limit: LOOKS,
     };
     Ok((filter, force))
 }

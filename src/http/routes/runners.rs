@@ -106,7 +106,7 @@ pub(super) async fn list(State(shared): State<Shared>, uri: Uri) -> Result<Respo
     let next = 'reading: loop {
         filter.limit = READ.min(limit - items.len());
         let listed = shared.api.supervisor.archive().list(filter.clone()).await?;
-        for record in &listed.records {
+        for record in &listed.found {
             if !items.add(record.submitted_seq, &Runner::from(record))? {
                 break 'reading Some(record.submitted_seq);
             }

@@ -33,7 +33,7 @@ pub(super) fn read(value: Value, known: &[String]) -> Result<Handler, Problem> {
         }
     };
     if known.contains(&name) {
-        return Ok(Handler { name, args });
+        return Ok(Handler { name, args: args.into() });
     }
     let known: Vec<&str> = known.iter().map(String::as_str).collect();
     let detail = nearest::unknown("handler", &name, &known);

@@ -74,8 +74,8 @@ pub(super) fn read_job(job: Value, config: &Config) -> Result<Job, Problem> {
     match kind.as_str() {
         "command" => Ok(Job::Command(read_command(value)?)),
         "script" => Ok(Job::Script(read_script(value)?)),
-        "python" => Ok(Job::Python(python_kind::read(value)?)),
-        "http" => Ok(Job::Http(http_kind::read(value)?)),
+        "python" => Ok(Job::Python(Box::new(python_kind::read(value)?))),
+        "http" => Ok(Job::Http(Box::new(http_kind::read(value)?))),
         "handler" => Ok(Job::Handler(handler_kind::read(value, &config.handlers)?)),
         other => Err(Problem::new(Kind::UnknownField, nearest::unknown("kind of job", other, &KINDS))
             .field(join("job", other))

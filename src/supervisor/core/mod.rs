@@ -38,7 +38,7 @@ use waiting::{Ready, Waiting, WaitingRoom};
 
 /// How many records of waiting Runners are kept in memory. Of most others it holds their place in the line and nothing
 /// else, so memory hardly grows with the backlog; their records are read back when their turn comes.
-const RECORDS_KEPT: usize = 1024;
+const RECORDS_KEPT: usize = 256;
 
 /// After a shutdown's deadline, or a second signal, everything is killed. What has not died after this long
 /// is in uninterruptible sleep: the daemon leaves it, says so, and ends.

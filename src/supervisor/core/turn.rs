@@ -170,7 +170,7 @@ impl Turn<'_> {
     fn close(&mut self, id: RunnerId, drain: Drain) {
         let Some(active) = self.core.active.get(&id) else { return };
         let outcome = final_outcome(&active.record);
-        self.append(id, EventKind::Closed(CloseFacts { outcome, drain: Some(drain) }));
+        self.append(id, EventKind::Closed(CloseFacts { outcome, drain: Some(Box::new(drain)) }));
     }
 
     pub(super) fn committed(&mut self, upto: u64) {

@@ -179,7 +179,7 @@ mod tests {
     /// A handler that was asked to stop for this reason, if it was.
     fn stopped(reason: Option<(CancelReason, bool)>) -> Record {
         let id = RunnerId::new();
-        let job = Job::Handler(Handler { name: "x".into(), args: json!(null) });
+        let job = Job::Handler(Handler { name: "x".into(), args: json!(null).into() });
         let spec = Arc::new(Spec::new(job, Duration::ZERO));
         let key = AttemptKey::new();
         let starting =

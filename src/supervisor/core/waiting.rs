@@ -10,6 +10,9 @@ use crate::{
     supervisor::ports::{Records, Unreadable},
 };
 
+/// How many times the room that is needed may be kept.
+const SPARE: usize = 8;
+
 /// When a waiting Runner may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ready {
@@ -81,6 +84,11 @@ impl WaitingRoom {
         let waiting = self.known.remove(&id)?;
         self.places.remove(&waiting.ticket.place.seq);
         self.records -= usize::from(waiting.record.is_some());
+        // A rush that is over leaves no room for another one behind.
+        if self.known.len() < self.known.capacity() / SPARE {
+            self.known.shrink_to_fit();
+            self.places.shrink_to_fit();
+        }
         Some(waiting)
     }
 

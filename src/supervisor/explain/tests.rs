@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::job::{
-    self, AttemptKey, CloseFacts, Command, Drain, Event, EventKind, Job, OnLost, Requester, RequeueReason,
-    Retry, Spec,
+    self, AttemptKey, CloseFacts, Command, Event, EventKind, Job, OnLost, Requester, RequeueReason, Retry,
+    Spec,
 };
 
 const GRACE: Duration = Duration::from_secs(30);
@@ -79,7 +79,7 @@ fn draining() -> EventKind {
 }
 
 fn closed(outcome: Outcome) -> EventKind {
-    EventKind::Closed(CloseFacts { outcome, drain: Some(Drain::default()) })
+    EventKind::Closed(CloseFacts { outcome, drain: Some(Box::default()) })
 }
 
 fn code(code: i32) -> Option<Exit> {
