@@ -17,7 +17,8 @@ use super::{Ending, ExitReport, Launch, LaunchError, StartFailure, spool};
 /// What a shim tells. Times are microseconds since the epoch, by the wall clock.
 ///
 /// After *go* there is exactly one of `StartFailed` and `Exited`, unless the shim itself dies: then `Gone`
-/// comes without either. When the keeper dies nothing comes until this process ends as well. A job that is killed on its way to its program has no `Started`.
+/// comes without either. One that dies before it read what to do is replaced, and nothing is told of it. When the keeper
+/// dies nothing comes until this process ends as well. A job that is killed on its way to its program has no `Started`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShimEvent {
     /// The job's program is running.
