@@ -89,7 +89,10 @@ pub(super) fn start(
 #[expect(clippy::manual_async_fn, reason = "an async function would keep what it is given twice")]
 fn run(work: Work, origin: Box<Origin>) -> impl Future<Output = Ended> {
     async move {
-        let prepared = Box::pin(work.prepare(origin)).await?;
+        // It may have to wait for its turn, and a thousand others with it: until then there is nothing else.
+        let shim = async { work.shared.launcher.shim().await.map(Box::new) };
+        let shim = work.scope.cancellable(shim).await?;
+        let prepared = Box::pin(work.prepare(shim, origin)).await?;
         let mut link = Link(Arc::clone(&work.attempt));
         work.scope.cancellable(link.until(|orders| orders.go)).await?.map_err(|_| Stopped::Aborted)?;
         let mut watch = match prepared {
@@ -110,22 +113,25 @@ fn run(work: Work, origin: Box<Origin>) -> impl Future<Output = Ended> {
 }
 
 impl Work {
-    /// Has a shim ready that knows what is to be done on *go*.
-    async fn prepare(&self, origin: Box<Origin>) -> Result<Result<Box<Shim>, Box<Failure>>, Cancelled> {
-        let launcher = &self.shared.launcher;
-        // It may have to wait for its turn: until then nothing is planned.
-        match self.scope.cancellable(launcher.shim()).await? {
-            Ok(shim) => self.scope.cancellable(Box::pin(self.plan(Box::new(shim), origin))).await,
-            Err(error) => Ok(Err(Box::new(not_launched(&error)))),
-        }
-    }
-
-    async fn plan(&self, mut shim: Box<Shim>, origin: Box<Origin>) -> Result<Box<Shim>, Box<Failure>> {
-        let Origin { record, context } = *origin;
-        let variables = context.variables(&record).await?;
-        let launch = plan(&self.scope, &self.shared, record, self.attempt.key, variables).await?;
-        shim.prepare(&launch).map_err(|error| not_launched(&error))?;
-        Ok(shim)
+    /// Tells the shim what is to be done on *go*.
+    async fn prepare(
+        &self,
+        shim: Result<Box<Shim>, LaunchError>,
+        origin: Box<Origin>,
+    ) -> Result<Result<Box<Shim>, Box<Failure>>, Cancelled> {
+        let failed = |error: LaunchError| Failure {
+            stage: Some("launch".into()),
+            ..Failure::new("start_failed", error.to_string())
+        };
+        let prepared = async {
+            let mut shim = shim.map_err(failed)?;
+            let Origin { record, context } = *origin;
+            let variables = context.variables(&record).await?;
+            let launch = plan(&self.scope, &self.shared, record, self.attempt.key, variables).await?;
+            shim.prepare(&launch).map_err(failed)?;
+            Ok(shim)
+        };
+        Ok(self.scope.cancellable(prepared).await?.map_err(Box::new))
     }
 
     /// Removes the files of an attempt whose shim could not. Nobody knows how much its user has put there.
@@ -139,10 +145,6 @@ impl Work {
         };
         drop(self.scope.spawn_blocking(tidy).with_name("tidy").await);
     }
-}
-
-fn not_launched(error: &LaunchError) -> Failure {
-    Failure { stage: Some("launch".into()), ..Failure::new("start_failed", error.to_string()) }
 }
 
 /// A job's process tree, seen through its shim.
