@@ -97,7 +97,7 @@ async fn through_shims(
                 let attempt = (flight as u128) << 64 | number as u128;
                 let spec = spec(attempt, &dir.join(format!("{tier}-{attempt:032x}")), &[PROGRAM]);
                 let mut shim = launcher.launch(&spec).await.expect("launch");
-                shim.go().await.expect("go");
+                shim.go().await;
                 while !matches!(shim.next().await, ShimEvent::Exited(_)) {}
                 each.push(from.elapsed());
                 shim.release();
@@ -124,7 +124,7 @@ async fn memory(launcher: &Launcher, dir: &Path, tier: &str) -> std::io::Result<
         let spec =
             spec(1 << 80 | number, &dir.join(format!("{tier}-memory-{number}")), &["/bin/sleep", "600"]);
         let mut shim = launcher.launch(&spec).await.expect("launch");
-        shim.go().await.expect("go");
+        shim.go().await;
         let ShimEvent::Started { pid, .. } = shim.next().await else { panic!("not started") };
         shims.push((shim, pid));
     }
@@ -151,7 +151,7 @@ async fn flood(launcher: &Launcher, dir: &Path, tier: &str) {
         spec(1 << 81, &dir.join(format!("{tier}-flood")), &["/bin/sh", "-c", "yes | head -c 4000000000"]);
     let mut shim = launcher.launch(&spec).await.expect("launch");
     let from = Instant::now();
-    shim.go().await.expect("go");
+    shim.go().await;
     let report = loop {
         if let ShimEvent::Exited(report) = shim.next().await {
             break report;

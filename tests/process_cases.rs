@@ -46,7 +46,8 @@ const CASES: &[(&str, Case)] = cases! {
     output: case_21_stdin, case_24_quota, case_25_bytes, case_26_no_space, case_26_full_disk, both_streams_in_order,
         tail_and_follow;
     reuse: nothing_of_an_attempt_is_there_for_the_next, a_failed_start_and_a_killed_job_leave_a_shim_that_works,
-        a_changed_cgroup_is_not_the_next_ones, a_killed_idle_shim_harms_nothing, no_more_idle_than_allowed;
+        a_changed_cgroup_is_not_the_next_ones, a_killed_idle_shim_harms_nothing, no_more_idle_than_allowed,
+        a_job_whose_shim_is_killed_before_it_reads_it_goes_to_another, a_job_that_has_begun_goes_to_no_other_shim;
     death: case_15_shim_killed, case_16_keeper_killed, daemon_killed_while_running, daemon_killed_after_exit,
         daemon_killed_before_go, daemon_killed_after_failed_start, dropping_the_shim_kills, all_killed_at_once,
         case_10_strays;

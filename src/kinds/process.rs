@@ -12,14 +12,14 @@ use nix::sys::signal::Signal;
 use tokio::time::{sleep, timeout};
 
 use super::{
-    Attempt, Context, Done, Link, LogQuota, Main, Reporter, Shared, Variables, ending, python,
+    Attempt, Context, Done, Ended, Link, LogQuota, Main, Reporter, Shared, Variables, ending, python,
     run_files::RunFiles, script,
 };
 use crate::{
     job::{self, Action, AttemptKey, Failure, Job, Limits, Process, Record, Rlimit, Script},
     process::{
-        Ending, Files, KILL_PENDING_AFTER, Launch, RLimit, Resource, Shim, ShimEvent, Stage, StartFailure,
-        TreeLimits, User,
+        Ending, Files, KILL_PENDING_AFTER, Launch, LaunchError, RLimit, Resource, Shim, ShimEvent, Stage,
+        StartFailure, TreeLimits, User,
     },
     runner::{AsyncRunner, Cancelled, Scope, ScopeError},
     supervisor::{
@@ -57,6 +57,19 @@ impl Hold {
     }
 }
 
+/// What the main task of a process job works with.
+struct Work {
+    scope: Scope,
+    shared: Arc<Shared>,
+    attempt: Arc<Attempt>,
+}
+
+/// What its launch is planned from, in a box of its own: it goes before the job begins.
+struct Origin {
+    record: Arc<Record>,
+    context: Context,
+}
+
 /// Starts the main task of a process job on its Runner.
 pub(super) fn start(
     runner: &mut AsyncRunner,
@@ -65,51 +78,73 @@ pub(super) fn start(
     attempt: Arc<Attempt>,
     context: Context,
 ) -> Main {
-    let key = attempt.key;
-    let (link, reporter) = (Link(Arc::clone(&attempt)), Reporter(Arc::clone(&attempt)));
-    runner.start_scoped(move |scope| attempt.told(run(scope, shared, record, key, context, link, reporter)))
+    let origin = Box::new(Origin { record, context });
+    runner.start_scoped(move |scope| {
+        let told = Arc::clone(&attempt);
+        told.told(run(Work { scope, shared, attempt }, origin))
+    })
 }
 
-async fn run(
-    scope: Scope,
-    shared: Arc<Shared>,
-    record: Arc<Record>,
-    key: AttemptKey,
-    context: Context,
-    mut link: Link,
-    reporter: Reporter,
-) -> Result<Box<Done>, Stopped> {
-    let signal = stop_signal(record.job());
-    let prepared = async {
-        let variables = context.variables(&record).await?;
-        let launch = plan(&scope, &shared, Arc::clone(&record), key, variables).await?;
-        let shim = shared.launcher.launch(&launch).await.map_err(|error| Failure {
+/// Boxed, all but the wait for the end: there may be thousands of them, which need less.
+#[expect(clippy::manual_async_fn, reason = "an async function would keep what it is given twice")]
+fn run(work: Work, origin: Box<Origin>) -> impl Future<Output = Ended> {
+    async move {
+        // It may have to wait for its turn, and a thousand others with it: until then there is nothing else.
+        let shim = async { work.shared.launcher.shim().await.map(Box::new) };
+        let shim = work.scope.cancellable(shim).await?;
+        let prepared = Box::pin(work.prepare(shim, origin)).await?;
+        let mut link = Link(Arc::clone(&work.attempt));
+        work.scope.cancellable(link.until(|orders| orders.go)).await?.map_err(|_| Stopped::Aborted)?;
+        let mut watch = match prepared {
+            Ok(shim) => Watch { shim, pid: None, news: None, ended: None, reporter: Reporter(link.0) },
+            Err(failure) => return Ok(Done::failed(*failure)),
+        };
+        // From here on the job may execute. Its end is always awaited: a cancellation only changes how.
+        Box::pin(watch.shim.go()).await;
+        let end = match work.scope.cancellable(watch.end()).await {
+            Ok(end) => end,
+            Err(Cancelled { .. }) => Box::pin(watch.stop()).await,
+        };
+        if end.lost {
+            Box::pin(work.tidy()).await;
+        }
+        Ok(Box::new(Done { end: *end, hold: Some(Hold(watch.shim)) }))
+    }
+}
+
+impl Work {
+    /// Tells the shim what is to be done on *go*.
+    async fn prepare(
+        &self,
+        shim: Result<Box<Shim>, LaunchError>,
+        origin: Box<Origin>,
+    ) -> Result<Result<Box<Shim>, Box<Failure>>, Cancelled> {
+        let failed = |error: LaunchError| Failure {
             stage: Some("launch".into()),
             ..Failure::new("start_failed", error.to_string())
-        });
-        shim.map(|shim| (Box::new(shim), launch.files))
-    };
-    // In a box, as all that is over when the job runs: a task has room for the largest of its parts from start to end.
-    let prepared = scope.cancellable(Box::pin(prepared)).await?;
-    scope.cancellable(link.until(|orders| orders.go)).await?.map_err(|_| Stopped::Aborted)?;
-    let (mut shim, files) = match prepared {
-        Ok(prepared) => prepared,
-        Err(failure) => return Ok(Done::failed(failure)),
-    };
-    // From here on the job may execute. Its end is always awaited: a cancellation only changes how.
-    if let Err(error) = Box::pin(shim.go()).await {
-        tracing::debug!(%error, "a shim went before its job was started");
+        };
+        let prepared = async {
+            let mut shim = shim.map_err(failed)?;
+            let Origin { record, context } = *origin;
+            let variables = context.variables(&record).await?;
+            let launch = plan(&self.scope, &self.shared, record, self.attempt.key, variables).await?;
+            shim.prepare(&launch).map_err(failed)?;
+            Ok(shim)
+        };
+        Ok(self.scope.cancellable(prepared).await?.map_err(Box::new))
     }
-    let mut watch = Watch { shim, pid: None, news: None, ended: None, reporter };
-    let end = match scope.cancellable(watch.end()).await {
-        Ok(end) => end,
-        Err(Cancelled { .. }) => Box::pin(watch.stop(signal, &mut link)).await,
-    };
-    if end.lost {
-        // Its shim could not. Nobody knows how much its user has put there.
-        drop(Box::pin(scope.spawn_blocking(move || remove(&files)).with_name("tidy")).await);
+
+    /// Removes the files of an attempt whose shim could not. Nobody knows how much its user has put there.
+    async fn tidy(&self) {
+        let (shared, attempt) = (Arc::clone(&self.shared), Arc::clone(&self.attempt));
+        let tidy = move || {
+            let switch = attempt.job().process().and_then(|process| identity(process).ok()?.switch);
+            if let Ok(files) = files(&shared, attempt.job(), attempt.key, switch.as_ref()) {
+                remove(&files.into_files());
+            }
+        };
+        drop(self.scope.spawn_blocking(tidy).with_name("tidy").await);
     }
-    Ok(Box::new(Done { end: *end, hold: Some(Hold(watch.shim)) }))
 }
 
 /// A job's process tree, seen through its shim.
@@ -156,7 +191,8 @@ impl Watch {
     }
 
     /// Asks the job to stop, kills it when that is ordered, and waits for its end.
-    async fn stop(&mut self, signal: Signal, link: &mut Link) -> Box<End> {
+    async fn stop(&mut self) -> Box<End> {
+        let (signal, mut link) = (stop_signal(self.reporter.job()), Link(Arc::clone(&self.reporter.0)));
         // A shim that is gone says so itself.
         drop(self.shim.signal(signal as i32).await);
         let forced = tokio::select! {
@@ -281,30 +317,22 @@ fn plan_now(
     let runner_dir = dir.parent().unwrap_or(&dir);
     let process = record.job().process().ok_or_else(no_process)?;
     let identity = identity(process).map_err(|error| (Stage::User, error))?;
-    let files = |error| (Stage::Directory, error);
-    // The state directory is closed to others than the daemon's user.
-    let other = identity.switch.as_ref().is_some_and(|user| user.uid != nix::unistd::geteuid().as_raw());
-    let mut run_files = match record.job() {
-        _ if other => RunFiles::alone(shared.handover.dir(key).map_err(files)?),
-        // What Python finds beside a program, it may import.
-        Job::Python(_) => RunFiles::alone(shared.files.join(format!("{:032x}", key.as_u128()))),
-        Job::Command(_) | Job::Script(_) | Job::Http(_) | Job::Handler(_) => {
-            RunFiles::among(&shared.files, key)
-        }
-    };
+    let unmade = |error| (Stage::Directory, error);
+    let other = is_other(identity.switch.as_ref());
+    let mut run_files = files(shared, record.job(), key, identity.switch.as_ref()).map_err(unmade)?;
     let argv = match record.job() {
         Job::Command(command) => command.argv.iter().map(OsString::from).collect(),
         Job::Script(Script { source, args, process: _ }) => {
             let path = if other {
                 run_files.give(script::NAME, source.as_bytes().to_vec())
             } else {
-                prepare_dir(runner_dir).and_then(|()| script::write(runner_dir, source)).map_err(files)?;
+                prepare_dir(runner_dir).and_then(|()| script::write(runner_dir, source)).map_err(unmade)?;
                 runner_dir.join(script::NAME)
             };
             script::argv(source, &path, args)
         }
         Job::Python(job) => {
-            let request = python::request(job, record, variables).map_err(|error| files(error.into()))?;
+            let request = python::request(job, record, variables).map_err(|error| unmade(error.into()))?;
             python::argv(job, request, &mut run_files)
         }
         Job::Http(_) | Job::Handler(_) => return Err(no_process()),
@@ -330,6 +358,23 @@ fn plan_now(
     LogQuota { segment_bytes: launch.segment_bytes, max_bytes: launch.max_log_bytes } =
         *shared.quota.borrow();
     Ok(launch)
+}
+
+/// Whether it is another user than the daemon's: then it can't reach into the state directory.
+fn is_other(user: Option<&User>) -> bool {
+    user.is_some_and(|user| user.uid != nix::unistd::geteuid().as_raw())
+}
+
+/// Where the files of an attempt are, and those that every one may leave.
+fn files(shared: &Shared, job: &Job, key: AttemptKey, user: Option<&User>) -> io::Result<RunFiles> {
+    Ok(match job {
+        _ if is_other(user) => RunFiles::alone(shared.handover.dir(key)?),
+        // What Python finds beside a program, it may import.
+        Job::Python(_) => RunFiles::alone(shared.files.join(format!("{:032x}", key.as_u128()))),
+        Job::Command(_) | Job::Script(_) | Job::Http(_) | Job::Handler(_) => {
+            RunFiles::among(&shared.files, key)
+        }
+    })
 }
 
 /// Only process jobs come here.
@@ -397,4 +442,18 @@ fn identity(process: &Process) -> io::Result<Identity> {
     };
     let groups = groups.into_iter().map(nix::unistd::Gid::as_raw).collect();
     Ok(Identity { user, switch: Some(User { uid: uid.as_raw(), gid: gid.as_raw(), groups }) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<T>(_: fn(Work, Box<Origin>) -> T) -> usize {
+        size_of::<T>()
+    }
+
+    #[test]
+    fn the_main_task_of_a_job_that_runs_is_small() {
+        assert!(size(run) <= 432, "{}", size(run));
+    }
 }

@@ -1,20 +1,24 @@
 //! The daemon's end of one shim.
 
+use std::future::poll_fn;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::UnixStream;
-use tokio::sync::oneshot;
 
-use super::launcher::Link;
-use super::protocol::{self, FromShim, Inbox, ShimEnd, ToKeeper, ToShim};
-use super::{Ending, ExitReport, StartFailure};
+use super::launcher::{Link, check};
+use super::protocol::{self, FromShim, Inbox, ShimEnd, Start, ToKeeper, ToShim};
+use super::{Ending, ExitReport, Launch, LaunchError, StartFailure, spool};
 
 /// What a shim tells. Times are microseconds since the epoch, by the wall clock.
 ///
 /// After *go* there is exactly one of `StartFailed` and `Exited`, unless the shim itself dies: then `Gone`
-/// comes without either. When the keeper dies nothing comes until this process ends as well. A job that is killed on its way to its program has no `Started`.
+/// comes without either. One that dies before it read what to do is replaced, and nothing is told of it. When the keeper
+/// dies nothing comes until this process ends as well. A job that is killed on its way to its program has no `Started`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShimEvent {
     /// The job's program is running.
@@ -60,15 +64,21 @@ pub struct SendError(#[from] io::Error);
 
 /// A shim at work for one attempt: its events, its commands and its lifeline.
 ///
-/// Dropping it closes the lifeline, whoever holds a [`ShimControl`]: before *go* nothing was or will be
-/// executed; after it the tree is killed and the ending is left for [the next start](super::spool).
+/// Dropping it closes the lifeline: before *go* nothing was or will be executed; after it the tree is killed and the
+/// ending is left for [the next start](super::spool).
 #[derive(Debug)]
 pub struct Shim {
-    attempt: u128,
-    link: Arc<Link>,
     worker: Worker,
-    /// What *go* sends; `None` once it was given.
-    start: Option<Vec<u8>>,
+    attempt: u128,
+    /// What *go* sends, and the orders that came with it. Kept until the shim is heard of: if it has ended before it read
+    /// that, another one takes it.
+    start: Vec<u8>,
+    /// How much of that is to be sent still.
+    unsent: usize,
+    /// *Go* was given.
+    went: bool,
+    /// How many other shims it may still be given to.
+    others: u8,
     /// The last event was an ending, and no order was given since: the shim can do another job.
     over: bool,
     /// It is not what it was, or failed at its own part: it leaves.
@@ -80,158 +90,250 @@ pub struct Shim {
 /// The process behind a [`Shim`], which does one job after another.
 #[derive(Debug)]
 pub(super) struct Worker {
+    link: Arc<Link>,
     slot: u32,
-    control: ShimControl,
+    stream: UnixStream,
     inbox: Inbox,
-    end: oneshot::Receiver<ShimEnd>,
     /// It holds nothing that is not on record.
     settled: bool,
 }
 
+/// Shims that may be killed one after another before they read what to do: somebody may kill all that are idle. More are
+/// killed for what they read.
+const OTHERS: u8 = 16;
+
+/// How much is read at once, to the stack: most reports fit, and while a job runs there is nothing to keep.
+const READ_BYTES: usize = 1 << 10;
+
 impl Worker {
-    pub(super) fn new(slot: u32, stream: UnixStream, end: oneshot::Receiver<ShimEnd>) -> Self {
-        let control = ShimControl { stream: Arc::new(stream) };
-        Self { slot, control, inbox: Inbox::default(), end, settled: true }
+    pub(super) fn new(link: Arc<Link>, slot: u32, stream: UnixStream) -> Self {
+        Self { link, slot, stream, inbox: Inbox::default(), settled: true }
     }
 
     /// Whether the keeper has not seen it end.
-    pub(super) fn lives(&mut self) -> bool {
-        matches!(self.end.try_recv(), Err(oneshot::error::TryRecvError::Empty))
+    pub(super) fn lives(&self) -> bool {
+        self.link.slots().lives(self.slot)
     }
 
     /// The next message; `None` at the end of the stream. Cancel-safe.
     pub(super) async fn receive(&mut self) -> Option<FromShim> {
+        poll_fn(|cx| self.poll_receive(cx)).await
+    }
+
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Option<FromShim>> {
         loop {
             match self.inbox.next() {
-                Ok(Some(message)) => return Some(message),
+                Ok(Some(message)) => return Poll::Ready(Some(message)),
                 Ok(None) => {}
                 Err(error) => {
                     tracing::error!(slot = self.slot, %error, "a shim's message is unreadable");
-                    return None;
+                    return Poll::Ready(None);
                 }
             }
-            let stream = &self.control.stream;
-            stream.readable().await.ok()?;
-            match stream.try_read_buf(self.inbox.bytes()) {
-                Ok(0) => return None,
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return None,
+            let mut bytes = [MaybeUninit::uninit(); READ_BYTES];
+            let mut read = ReadBuf::uninit(&mut bytes);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read)) {
+                Ok(()) if !read.filled().is_empty() => self.inbox.bytes().extend_from_slice(read.filled()),
+                Ok(()) | Err(_) => return Poll::Ready(None),
             }
         }
     }
 
-    /// How the keeper saw it end; `None` when the keeper is gone. Cancel-safe, yields once.
-    pub(super) async fn end(&mut self) -> Option<ShimEnd> {
-        (&mut self.end).await.ok()
+    /// How the keeper saw it end; `None` when the keeper is gone. Cancel-safe.
+    pub(super) async fn end(&self) -> Option<ShimEnd> {
+        poll_fn(|cx| self.link.slots().poll_end(self.slot, cx)).await
+    }
+
+    /// Sends what is left of this, and counts it down. Cancel-safe.
+    async fn send(&self, bytes: &[u8], unsent: &mut usize) -> io::Result<()> {
+        while *unsent > 0 {
+            match self.stream.try_write(&bytes[bytes.len() - *unsent..]) {
+                Ok(n) => *unsent -= n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.stream.writable().await?,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
     }
 }
 
 impl Shim {
-    pub(super) fn new(attempt: u128, link: Arc<Link>, worker: Worker, start: Vec<u8>) -> Self {
-        Self { attempt, link, worker, start: Some(start), over: false, worn: false, gone: None }
+    pub(super) fn new(worker: Worker) -> Self {
+        Self {
+            worker,
+            attempt: 0,
+            start: Vec::new(),
+            unsent: 0,
+            went: false,
+            others: OTHERS,
+            over: false,
+            worn: false,
+            gone: None,
+        }
     }
 
-    /// The attempt it was launched for.
-    pub fn attempt(&self) -> u128 {
-        self.attempt
-    }
-
-    /// A second pair of hands after *go*, for whoever sends signals while another awaits events.
-    pub fn control(&self) -> ShimControl {
-        self.worker.control.clone()
+    /// What it is to do on *go*.
+    ///
+    /// # Errors
+    /// What no process can be given, and more than [`FRAME_LIMIT`](super::FRAME_LIMIT).
+    pub fn prepare(&mut self, launch: &Launch) -> Result<(), LaunchError> {
+        check(launch)?;
+        self.attempt = launch.attempt;
+        self.start = protocol::frame(&Start::Start(launch))?;
+        Ok(())
     }
 
     /// Starts the job: call it once the attempt is committed. Its first effect is the attempt in the shim's slot.
-    /// Not cancel-safe: of a large job a part may have been sent, and dropping the shim then ends it.
-    pub async fn go(&mut self) -> Result<(), SendError> {
-        let Some(start) = self.start.take() else { return Ok(()) };
-        loop {
-            self.link.slots().occupy(self.worker.slot);
-            self.worker.settled = false;
-            let Err(error) = self.worker.control.send_frame(&start).await else { return Ok(()) };
-            // It died while it was idle, and has not read all of this: nothing was executed.
-            self.settle();
-            self.worker = match self.link.idle_worker() {
-                Some(other) => other,
-                None => Box::pin(self.link.fork()).await.map_err(|_| error)?,
-            };
+    /// Cancel-safe: what was not sent [`next`](Self::next) sends. If the shim ends before it executes anything, another one
+    /// takes its place.
+    pub async fn go(&mut self) {
+        if std::mem::replace(&mut self.went, true) || self.start.is_empty() {
+            return;
+        }
+        self.occupy();
+        self.send_start().await;
+    }
+
+    fn occupy(&mut self) {
+        self.unsent = self.start.len();
+        self.worker.settled = false;
+        self.worker.link.slots().occupy(self.worker.slot);
+    }
+
+    async fn send_start(&mut self) {
+        if let Err(error) = self.worker.send(&self.start, &mut self.unsent).await {
+            // The end of the stream tells the same.
+            tracing::debug!(%error, "a shim went before its job was started");
         }
     }
 
-    /// As [`ShimControl::signal`]; before *go* it is kept until the job runs.
+    /// Sends `signal` to the job's process group, then CONT so that a stopped one takes it (not after KILL, STOP
+    /// and CONT). Answered by `Signalled`; not answered when the job has ended by then. Before *go* it is kept until the
+    /// job runs.
     pub async fn signal(&mut self, signal: i32) -> Result<(), SendError> {
-        match &mut self.start {
-            Some(start) => {
-                start.extend(protocol::frame(&ToShim::Signal { signal })?);
-                Ok(())
-            }
-            None => self.worker.control.signal(signal).await,
-        }
+        self.order(&ToShim::Signal { signal }).await
     }
 
-    /// As [`ShimControl::kill`]; before *go* it ends the shim with nothing executed.
+    /// Kills the whole tree. Answered by `Killing` at once and `Exited` when nothing of it lives. Before *go* it ends the
+    /// shim with nothing executed.
     pub async fn kill(&mut self) -> Result<(), SendError> {
-        match self.start.take() {
-            Some(_) => self.ack().await,
-            None => self.worker.control.kill().await,
+        if self.went { self.order(&ToShim::Kill).await } else { self.ack().await }
+    }
+
+    /// Goes with the start, as long as that may have to go to another shim.
+    async fn order(&mut self, order: &ToShim) -> Result<(), SendError> {
+        if self.start.is_empty() {
+            return self.tell(order).await;
         }
+        let frame = protocol::frame(order)?;
+        self.start.extend(&frame);
+        if self.went {
+            self.unsent += frame.len();
+            self.send_start().await;
+        }
+        Ok(())
+    }
+
+    /// A few bytes: the socket takes all of them or none. Cancel-safe.
+    async fn tell(&self, order: &ToShim) -> Result<(), SendError> {
+        let frame = protocol::frame(order)?;
+        Ok(self.worker.send(&frame, &mut { frame.len() }).await?)
     }
 
     /// Has the keeper kill the shim, and what it holds, when it answers no [`kill`](Self::kill): it waits for its child
     /// then, which is stuck on its way to the program. Answered by `Gone` when nothing lives any more.
     pub async fn kill_shim(&mut self) -> Result<(), SendError> {
-        Ok(self.link.ask(ToKeeper::Kill(self.worker.slot), None).await?)
+        self.heard();
+        Ok(self.worker.link.ask(ToKeeper::Kill(self.worker.slot), None).await?)
     }
 
     /// The ending is committed: the shim forgets it and leaves. Without it the shim stays, and when the lifeline
     /// closes it leaves the ending for the next start. Cancel-safe: the message is sent whole or not at all.
     pub async fn ack(&mut self) -> Result<(), SendError> {
+        self.heard();
         self.settle();
-        self.worker.control.send(&ToShim::Ack).await
+        self.tell(&ToShim::Ack).await
     }
 
     fn settle(&mut self) {
         self.worker.settled = true;
-        self.link.slots().settle(self.worker.slot);
+        self.worker.link.slots().settle(self.worker.slot);
     }
 
     /// The ending is committed, as for [`ack`](Self::ack), and the shim may stay for another attempt.
     pub fn release(mut self) {
         self.settle();
-        let Self { link, worker, over, worn, .. } = self;
-        if over && !worn && !worker.control.is_shared() {
-            link.keep_idle(worker);
+        let Self { worker, over, worn, .. } = self;
+        if over && !worn {
+            Arc::clone(&worker.link).keep_idle(worker);
         }
     }
 
     /// The next event. Cancel-safe: nothing is lost when the future is dropped.
     pub async fn next(&mut self) -> ShimEvent {
-        if let Some(status) = self.gone {
-            return ShimEvent::Gone { status };
-        }
-        while let Some(message) = self.worker.receive().await {
-            self.over = matches!(message, FromShim::StartFailed(_) | FromShim::Exited(_));
-            match message {
-                FromShim::Ready => {
-                    tracing::error!(slot = self.worker.slot, "a second ready");
-                    break;
+        loop {
+            if let Some(status) = self.gone {
+                return ShimEvent::Gone { status };
+            }
+            if self.unsent > 0 {
+                Box::pin(self.send_start()).await;
+            }
+            while let Some(message) = self.worker.receive().await {
+                self.heard();
+                self.over = matches!(message, FromShim::StartFailed(_) | FromShim::Exited(_));
+                match message {
+                    FromShim::Ready => {
+                        tracing::error!(slot = self.worker.slot, "a second ready");
+                        break;
+                    }
+                    FromShim::Started { pid, start_time } => return ShimEvent::Started { pid, start_time },
+                    FromShim::StartFailed(failure) => return ShimEvent::StartFailed(failure),
+                    FromShim::Signalled { signal, at } => return ShimEvent::Signalled { signal, at },
+                    FromShim::Killing { at } => return ShimEvent::Killing { at },
+                    FromShim::KillPending { pids } => return ShimEvent::KillPending { pids },
+                    FromShim::Exited(report) => return ShimEvent::Exited(report),
+                    FromShim::Worn => self.worn = true,
                 }
-                FromShim::Started { pid, start_time } => return ShimEvent::Started { pid, start_time },
-                FromShim::StartFailed(failure) => return ShimEvent::StartFailed(failure),
-                FromShim::Signalled { signal, at } => return ShimEvent::Signalled { signal, at },
-                FromShim::Killing { at } => return ShimEvent::Killing { at },
-                FromShim::KillPending { pids } => return ShimEvent::KillPending { pids },
-                FromShim::Exited(report) => return ShimEvent::Exited(report),
-                FromShim::Worn => self.worn = true,
+            }
+            let status = match self.worker.end().await {
+                Some(ShimEnd::Waited { status }) => ending(status),
+                Some(ShimEnd::NotForked { .. }) | None => None,
+            };
+            if status.is_none() || !self.is_unexecuted() || !Box::pin(self.take_another()).await {
+                self.gone = Some(status);
             }
         }
-        let status = match self.worker.end().await {
-            Some(ShimEnd::Waited { status }) => ending(status),
-            Some(ShimEnd::NotForked { .. }) | None => None,
-        };
-        self.gone = Some(status);
-        ShimEvent::Gone { status }
+    }
+
+    /// It was heard of, or is not to be replaced.
+    fn heard(&mut self) {
+        self.start = Vec::new();
+        self.unsent = 0;
+    }
+
+    /// Whether a shim that has ended has not executed what it was sent: it never had all of that, or it has noted another
+    /// attempt last. Where nothing is noted nothing is proven.
+    fn is_unexecuted(&self) -> bool {
+        let noted = || spool::noted(&self.worker.link.slots, self.worker.slot);
+        let may_go_on = self.went && !self.start.is_empty();
+        may_go_on && (self.unsent > 0 || noted().is_some_and(|noted| noted != self.attempt))
+    }
+
+    /// Gives the job to another shim. Cancel-safe.
+    async fn take_another(&mut self) -> bool {
+        let Some(left) = self.others.checked_sub(1) else { return false };
+        match self.worker.link.worker().await {
+            Ok(worker) => {
+                self.settle();
+                (self.worker, self.others) = (worker, left);
+                self.occupy();
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "no other shim takes a job whose shim was killed before its start");
+                false
+            }
+        }
     }
 }
 
@@ -241,55 +343,9 @@ impl Drop for Worker {
             && let Ok(frame) = protocol::frame(&ToShim::Ack)
         {
             // A few bytes, which an idle socket takes. Without them it leaves an ending that nobody asks for.
-            self.control.stream.try_write(&frame).ok();
+            self.stream.try_write(&frame).ok();
         }
-        let fd = self.control.stream.as_raw_fd();
-        // Fails only when the other end is gone already, which is what is wanted.
-        nix::sys::socket::shutdown(fd, nix::sys::socket::Shutdown::Both).ok();
-    }
-}
-
-/// Sends signals to the job of one shim. Does not hold its lifeline.
-#[derive(Debug, Clone)]
-pub struct ShimControl {
-    stream: Arc<UnixStream>,
-}
-
-impl ShimControl {
-    /// Sends `signal` to the job's process group, then CONT so that a stopped one takes it (not after KILL, STOP
-    /// and CONT). Answered by `Signalled`; not answered when the job has ended by then. Cancel-safe: sent whole or
-    /// not at all.
-    pub async fn signal(&self, signal: i32) -> Result<(), SendError> {
-        self.send(&ToShim::Signal { signal }).await
-    }
-
-    /// Kills the whole tree. Answered by `Killing` at once and `Exited` when nothing of it lives. Cancel-safe: sent
-    /// whole or not at all.
-    pub async fn kill(&self) -> Result<(), SendError> {
-        self.send(&ToShim::Kill).await
-    }
-
-    /// Whether somebody else has a pair of hands: a shim that goes to another attempt must not be in them.
-    fn is_shared(&self) -> bool {
-        Arc::strong_count(&self.stream) > 1
-    }
-
-    async fn send(&self, message: &ToShim) -> Result<(), SendError> {
-        self.send_frame(&protocol::frame(message)?).await
-    }
-
-    /// Commands are a few bytes, which the socket takes whole; only a job is ever split, and then nobody else
-    /// has this stream yet.
-    async fn send_frame(&self, frame: &[u8]) -> Result<(), SendError> {
-        let mut rest = frame;
-        while !rest.is_empty() {
-            match self.stream.try_write(rest) {
-                Ok(n) => rest = &rest[n..],
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.stream.writable().await?,
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(())
+        self.link.slots().let_go(self.slot);
     }
 }
 

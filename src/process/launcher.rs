@@ -1,12 +1,13 @@
 //! The daemon's end of the keeper: starting it, asking it for shims, and noticing its death.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::io::{self, IoSlice};
 use std::num::NonZero;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType};
@@ -14,13 +15,13 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tokio::io::Interest;
 use tokio::net::{UnixDatagram, UnixStream};
-use tokio::sync::oneshot;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::containment::Tier;
 use super::handle::{Worker, ending};
 use super::keeper;
-use super::protocol::{self, FromShim, KeeperReport, ShimEnd, Start, ToKeeper};
+use super::protocol::{FromShim, KeeperReport, ShimEnd, ToKeeper};
 use super::{Ending, Launch, Shim};
 
 /// What the keeper is given besides its standard streams.
@@ -62,7 +63,7 @@ pub fn fork_keeper(setup: KeeperSetup) -> Result<KeeperLink, KeeperError> {
     )
     .map_err(io::Error::from)?;
     let pid = keeper::fork(theirs, &setup)?;
-    Ok(KeeperLink { pid, socket, children_lock: setup.children_lock })
+    Ok(KeeperLink { pid, socket, children_lock: setup.children_lock, slots: setup.slots })
 }
 
 /// A keeper that runs, before the runtime does.
@@ -71,6 +72,7 @@ pub struct KeeperLink {
     pid: i32,
     socket: OwnedFd,
     children_lock: OwnedFd,
+    slots: PathBuf,
 }
 
 impl KeeperLink {
@@ -84,7 +86,9 @@ impl KeeperLink {
         let link = Arc::new(Link {
             // A datagram socket to the runtime: this one keeps the bounds of messages as well.
             socket: UnixDatagram::from_std(self.socket.into())?,
-            slots: Mutex::default(),
+            slots: self.slots,
+            numbers: Mutex::default(),
+            forks: Semaphore::new(FORKS),
             idle: Mutex::new(Idle { workers: Vec::new(), limit: IDLE_PER_CORE * cores() }),
             _children_lock: self.children_lock,
         });
@@ -98,8 +102,12 @@ impl KeeperLink {
 #[derive(Debug)]
 pub(super) struct Link {
     socket: UnixDatagram,
-    slots: Mutex<Slots>,
+    /// Their directory.
+    pub(super) slots: PathBuf,
+    numbers: Mutex<Slots>,
     idle: Mutex<Idle>,
+    /// Turns at the keeper.
+    forks: Semaphore,
     _children_lock: OwnedFd,
 }
 
@@ -114,68 +122,90 @@ struct Idle {
 /// The numbers of shims, each a small one that nobody has: so that what they leave is bounded.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
-    taken: HashMap<u32, Taken>,
+    /// By their numbers.
+    all: Vec<Slot>,
     free: BinaryHeap<Reverse<u32>>,
-    next: u32,
+    keeper_gone: bool,
 }
 
-#[derive(Debug)]
-struct Taken {
-    /// Who waits for the shim's end.
-    end: Option<oneshot::Sender<ShimEnd>>,
+/// A number, which goes to another shim when all is over with the one before.
+#[derive(Debug, Default)]
+struct Slot {
+    /// How its shim has ended.
+    end: Option<ShimEnd>,
+    /// Who waits for that.
+    waiting: Option<Waker>,
+    /// Nobody will ask for that.
+    let_go: bool,
     /// It holds an attempt whose ending is not on record: the next start may have to know of it.
     occupied: bool,
 }
 
 impl Slots {
-    fn take(&mut self) -> (u32, oneshot::Receiver<ShimEnd>) {
-        let slot = self.free.pop().map_or_else(
-            || {
-                self.next += 1;
-                self.next - 1
-            },
-            |Reverse(slot)| slot,
-        );
-        let (end, ended) = oneshot::channel();
-        self.taken.insert(slot, Taken { end: Some(end), occupied: false });
-        (slot, ended)
-    }
-
-    pub(super) fn occupy(&mut self, slot: u32) {
-        if let Some(taken) = self.taken.get_mut(&slot) {
-            taken.occupied = true;
-        }
-    }
-
-    pub(super) fn settle(&mut self, slot: u32) {
-        if let Some(taken) = self.taken.get_mut(&slot) {
-            taken.occupied = false;
-            if taken.end.is_none() {
-                self.free(slot);
+    fn take(&mut self) -> u32 {
+        match self.free.pop() {
+            Some(Reverse(slot)) => {
+                self.all[slot as usize] = Slot::default();
+                slot
+            }
+            None => {
+                self.all.push(Slot::default());
+                (self.all.len() - 1) as u32
             }
         }
     }
 
-    fn ended(&mut self, slot: u32, end: ShimEnd) {
-        let Some(taken) = self.taken.get_mut(&slot) else { return };
-        if let Some(waiting) = taken.end.take() {
-            // Nobody listens when the Shim was dropped; the keeper has done its part all the same.
-            waiting.send(end).ok();
-        }
-        if !taken.occupied {
-            self.free(slot);
+    fn change(&mut self, number: u32, change: impl FnOnce(&mut Slot)) {
+        let Some(slot) = self.all.get_mut(number as usize) else { return };
+        change(slot);
+        if slot.end.is_some() && slot.let_go && !slot.occupied {
+            self.free.push(Reverse(number));
         }
     }
 
-    fn free(&mut self, slot: u32) {
-        self.taken.remove(&slot);
-        self.free.push(Reverse(slot));
+    pub(super) fn occupy(&mut self, slot: u32) {
+        self.change(slot, |slot| slot.occupied = true);
+    }
+
+    pub(super) fn settle(&mut self, slot: u32) {
+        self.change(slot, |slot| slot.occupied = false);
+    }
+
+    /// Once for each shim, by whoever has it.
+    pub(super) fn let_go(&mut self, slot: u32) {
+        self.change(slot, |slot| slot.let_go = true);
+    }
+
+    fn ended(&mut self, slot: u32, end: ShimEnd) {
+        self.change(slot, |slot| {
+            slot.end = Some(end);
+            slot.waiting.take().into_iter().for_each(Waker::wake);
+        });
+    }
+
+    pub(super) fn lives(&self, slot: u32) -> bool {
+        !self.keeper_gone && self.all[slot as usize].end.is_none()
+    }
+
+    /// How a shim has ended; `None` when the keeper went first.
+    pub(super) fn poll_end(&mut self, slot: u32, cx: &Context<'_>) -> Poll<Option<ShimEnd>> {
+        let slot = &mut self.all[slot as usize];
+        if slot.end.is_some() || self.keeper_gone {
+            return Poll::Ready(slot.end);
+        }
+        slot.waiting = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn keeper_gone(&mut self) {
+        self.keeper_gone = true;
+        self.all.iter_mut().filter_map(|slot| slot.waiting.take()).for_each(Waker::wake);
     }
 }
 
 impl Link {
     pub(super) fn slots(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
@@ -183,9 +213,9 @@ impl Link {
     }
 
     /// One that lives, as far as the keeper has told.
-    pub(super) fn idle_worker(&self) -> Option<Worker> {
-        let mut idle = self.idle();
-        std::iter::from_fn(|| idle.workers.pop()).find_map(|mut worker| worker.lives().then_some(worker))
+    fn idle_worker(&self) -> Option<Worker> {
+        // One that does not is dropped when the lock is free.
+        std::iter::from_fn(|| self.idle().workers.pop()).find(Worker::lives)
     }
 
     /// Keeps a shim for the next attempt, if there is room; else it leaves.
@@ -202,16 +232,29 @@ impl Link {
         idle.workers.truncate(limit);
     }
 
+    /// One that is idle, or a new one. Cancel-safe.
+    pub(super) async fn worker(self: &Arc<Self>) -> Result<Worker, LaunchError> {
+        if let Some(worker) = self.idle_worker() {
+            return Ok(worker);
+        }
+        // Never closed.
+        let _turn = self.forks.acquire().await.ok();
+        match self.idle_worker() {
+            Some(worker) => Ok(worker),
+            None => Box::pin(self.fork()).await,
+        }
+    }
+
     /// Has the keeper fork a shim, and waits until it is there. Cancel-safe: dropping the future ends it.
-    pub(super) async fn fork(&self) -> Result<Worker, LaunchError> {
+    async fn fork(self: &Arc<Self>) -> Result<Worker, LaunchError> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         theirs.set_nonblocking(true)?;
         let ours = UnixStream::from_std(ours)?;
-        let (slot, end) = self.slots().take();
-        let mut worker = Worker::new(slot, ours, end);
+        let slot = self.slots().take();
+        let mut worker = Worker::new(Arc::clone(self), slot, ours);
         if let Err(error) = self.ask(ToKeeper::Fork(slot), Some(theirs.into())).await {
-            self.slots().free(slot);
+            self.slots().ended(slot, ShimEnd::NotForked { errno: error.raw_os_error().unwrap_or(0) });
             return Err(error.into());
         }
         match worker.receive().await {
@@ -272,14 +315,14 @@ async fn read_reports(link: Arc<Link>) {
             }
         }
     }
-    // Whoever still waits learns from the closed channel that the keeper is gone.
-    link.slots().taken.clear();
+    // Whoever still waits learns that the keeper is gone.
+    link.slots().keeper_gone();
 }
 
 /// Why a shim was not launched. Nothing stays behind: no process, no directory, no cgroup.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// Refused before anything was done.
+    /// Refused before anything was executed.
     #[error("{what} contains a NUL byte")]
     Nul {
         /// Which field.
@@ -322,19 +365,17 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// Has a shim ready for an attempt: one that is idle, or a new one. Returns when [`Shim::go`] can be called; nothing
-    /// is executed, and nothing of the attempt is on disk.
-    ///
-    /// Cancel-safe: dropping the future ends a new shim.
+    /// Has a shim ready for an attempt: one that is idle, or a new one. Cancel-safe: dropping the future ends a new one.
+    pub async fn shim(&self) -> Result<Shim, LaunchError> {
+        Ok(Shim::new(self.lifeline.0.worker().await?))
+    }
+
+    /// The same, and [tells](Shim::prepare) it what to do on *go*: nothing is executed, and nothing of the attempt is on
+    /// disk.
     pub async fn launch(&self, spec: &Launch) -> Result<Shim, LaunchError> {
-        check(spec)?;
-        let link = &self.lifeline.0;
-        let start = protocol::frame(&Start::Start(spec))?;
-        let worker = match link.idle_worker() {
-            Some(worker) => worker,
-            None => link.fork().await?,
-        };
-        Ok(Shim::new(spec.attempt, Arc::clone(link), worker, start))
+        let mut shim = self.shim().await?;
+        shim.prepare(spec)?;
+        Ok(shim)
     }
 
     /// Keeps no more than so many shims idle from now on; without it, as many as process jobs run at once by default.
@@ -346,11 +387,15 @@ impl Launcher {
 /// As many as process jobs run at once by default: more are idle only when more were allowed to run.
 const IDLE_PER_CORE: usize = 4;
 
+/// Shims that are asked for at once. The keeper makes one after another, so it only must not wait for the next request; and
+/// who waits for a turn has nothing yet, of a thousand at once neither sockets nor memory.
+const FORKS: usize = 8;
+
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-fn check(spec: &Launch) -> Result<(), LaunchError> {
+pub(super) fn check(spec: &Launch) -> Result<(), LaunchError> {
     use std::os::unix::ffi::OsStrExt;
     let clean = |what, bytes: &[u8]| if bytes.contains(&0) { Err(LaunchError::Nul { what }) } else { Ok(()) };
     if spec.argv.is_empty() {

@@ -37,7 +37,7 @@ use std::time::Duration;
 
 pub use controllers::{LimitSupport, hand_on};
 pub use files::{Files, Taken, Untaken};
-pub use handle::{SendError, Shim, ShimControl, ShimEvent};
+pub use handle::{SendError, Shim, ShimEvent};
 pub use inherited::{HandedOver, handed_over, reset_inherited_signals};
 pub use launch::{Ending, ExitReport, Launch, Oom, RLimit, Resource, Stage, StartFailure, TreeLimits, User};
 pub use launcher::{

@@ -171,6 +171,11 @@ pub(super) fn slot(dir: &Path, slot: u32) -> PathBuf {
     dir.join(slot.to_string())
 }
 
+/// The attempt that was noted last in a slot.
+pub(super) fn noted(dir: &Path, number: u32) -> Option<u128> {
+    parse(&fs::read(slot(dir, number)).ok()?).map(|(attempt, _)| attempt)
+}
+
 /// Notes in its slot that an attempt is executed from now on.
 pub(super) fn note(slot: &File, attempt: u128, place: u64) -> io::Result<()> {
     slot.write_all_at(format!("{attempt:032x} {place:020}\n").as_bytes(), 0)

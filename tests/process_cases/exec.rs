@@ -89,7 +89,7 @@ async fn attempt_true(world: &World) -> Result<bool, LaunchError> {
             return Err(error);
         }
     };
-    shim.go().await.expect("go");
+    shim.go().await;
     loop {
         match event(&mut shim).await {
             ShimEvent::Exited(report) => assert_eq!(report.ending, Ending::Code(0)),
@@ -132,7 +132,7 @@ async fn failure(world: &World, job: &(u128, runward::process::Launch)) -> (Stag
 
 async fn whole_failure(world: &World, job: &(u128, runward::process::Launch)) -> StartFailure {
     let mut shim = world.launcher().launch(&job.1).await.expect("launch");
-    shim.go().await.expect("go");
+    shim.go().await;
     let ShimEvent::StartFailed(failure) = event(&mut shim).await else {
         panic!("it started: {:?}", job.1.argv)
     };

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use nix::libc::{SIGINT, SIGKILL};
+use nix::libc::{SIGINT, SIGKILL, SIGTERM};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use runward::process::containment::Tier;
@@ -89,7 +89,7 @@ pub(crate) async fn a_failed_start_and_a_killed_job_leave_a_shim_that_works(worl
     let mut missing = world.job(&["/does/not/exist"]);
     missing.1.stdin = Some(b"unread".into());
     let mut shim = world.launcher().launch(&missing.1).await.expect("launch");
-    shim.go().await.expect("go");
+    shim.go().await;
     assert!(matches!(event(&mut shim).await, ShimEvent::StartFailed(_)));
     shim.release();
     let pid = only_shim(world);
@@ -153,7 +153,7 @@ pub(crate) async fn a_killed_idle_shim_harms_nothing(world: &World) {
         eventually("it is gone", || !children_of(world.keeper).contains(&idle));
         match picked {
             Some(mut shim) => {
-                shim.go().await.expect("another takes it");
+                shim.go().await;
                 assert_eq!(exit_of(&mut shim).await.ending, Ending::Code(0));
                 shim.release();
             }
@@ -164,6 +164,54 @@ pub(crate) async fn a_killed_idle_shim_harms_nothing(world: &World) {
         }
         let_go(world);
     }
+}
+
+/// It was sent what to do, and did not read it: its slot names another attempt still.
+pub(crate) async fn a_job_whose_shim_is_killed_before_it_reads_it_goes_to_another(world: &World) {
+    let pass = |pid: i32, signal| kill(Pid::from_raw(pid), signal).expect("it is there");
+    let file = world.dir.path().join("executed");
+    let once = world.script(&format!("echo once >> {}", file.display()));
+    let stopped = world.job(&["sleep", "600"]);
+    for (job, order) in [(&once, None), (&stopped, Some(SIGTERM))] {
+        run_and_release(world, &world.job(&["true"])).await;
+        let idle = only_shim(world);
+        let mut shim = world.launcher().launch(&job.1).await.expect("launch");
+        // The keeper would continue it.
+        [world.keeper, idle].into_iter().for_each(|pid| pass(pid, Signal::SIGSTOP));
+        eventually("they are stopped", || {
+            [world.keeper, idle].into_iter().all(|pid| stat(pid).is_some_and(|(state, _)| state == 'T'))
+        });
+        shim.go().await;
+        if let Some(order) = order {
+            shim.signal(order).await.expect("signal");
+        }
+        pass(idle, Signal::SIGKILL);
+        pass(world.keeper, Signal::SIGCONT);
+        let ending = exit_of(&mut shim).await.ending;
+        assert_eq!(ending, order.map_or(Ending::Code(0), Ending::Signal));
+        shim.release();
+        assert_ne!(only_shim(world), idle);
+        let_go(world);
+    }
+    assert_eq!(fs::read_to_string(file).expect("written"), "once\n");
+}
+
+/// Nobody can tell how far it came.
+pub(crate) async fn a_job_that_has_begun_goes_to_no_other_shim(world: &World) {
+    run_and_release(world, &world.job(&["true"])).await;
+    let file = world.dir.path().join("begun");
+    let job = world.script(&format!("echo once >> {}; kill -KILL $PPID", file.display()));
+    let mut shim = world.launcher().launch(&job.1).await.expect("launch");
+    shim.go().await;
+    // Mostly before its shim has told that it runs.
+    let mut last = event(&mut shim).await;
+    if matches!(last, ShimEvent::Started { .. }) {
+        last = event(&mut shim).await;
+    }
+    assert_eq!(last, ShimEvent::Gone { status: Some(Ending::Signal(SIGKILL)) });
+    assert_eq!(fs::read_to_string(file).expect("written"), "once\n");
+    shim.release();
+    let_go(world);
 }
 
 pub(crate) async fn no_more_idle_than_allowed(world: &World) {
@@ -178,13 +226,6 @@ pub(crate) async fn no_more_idle_than_allowed(world: &World) {
         shim.release();
     }
     eventually("two are kept", || children_of(world.keeper).len() == 2);
-    // Whoever still has a hand on one keeps it from another attempt.
-    let (mut shim, _) = world.start(&world.job(&["true"])).await;
-    let control = shim.control();
-    exit_of(&mut shim).await;
-    shim.release();
-    eventually("one is kept", || children_of(world.keeper).len() == 1);
-    assert!(control.kill().await.is_err());
     let_go(world);
     let files: Vec<PathBuf> = crate::world::endings(world.dir.path());
     assert_eq!(files, [] as [PathBuf; 0], "what is on record is not left for the next start");

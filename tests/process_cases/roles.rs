@@ -41,7 +41,7 @@ pub(crate) fn daemon(tier: &str, base: &str, dir: &Path, jobs: &[&str]) -> ExitC
             let mut shim = launcher.launch(&spec).await.expect("launch");
             say(&format!("ready {number} {marked:032x}"));
             if !script.starts_with("nogo:") {
-                shim.go().await.expect("go");
+                shim.go().await;
             }
             tasks.spawn(async move {
                 loop {

@@ -51,7 +51,7 @@ pub(crate) async fn signal_before_go(world: &World) {
     let job = world.job(&["sleep", "600"]);
     let mut shim = world.launcher().launch(&job.1).await.expect("launch");
     shim.signal(SIGTERM).await.expect("signal");
-    shim.go().await.expect("go");
+    shim.go().await;
     assert!(matches!(event(&mut shim).await, ShimEvent::Started { .. }));
     assert!(matches!(event(&mut shim).await, ShimEvent::Signalled { signal: SIGTERM, .. }));
     assert_eq!(finish(&mut shim).await.ending, Ending::Signal(SIGTERM));
@@ -153,10 +153,10 @@ pub(crate) async fn case_05_term_ignored(world: &World) {
     let job = world.script("trap '' TERM; echo up; while :; do sleep 600; done");
     let (mut shim, pid) = world.start(&job).await;
     eventually("it ignores TERM", || job.1.dir.exists() && text(&job.1.dir) == "up\n");
-    shim.control().signal(SIGTERM).await.expect("signal");
+    shim.signal(SIGTERM).await.expect("signal");
     assert!(matches!(event(&mut shim).await, ShimEvent::Signalled { signal: SIGTERM, .. }));
     assert!(stat(pid).is_some_and(|(state, _)| state != 'Z'), "it goes on");
-    shim.control().kill().await.expect("kill");
+    shim.kill().await.expect("kill");
     assert!(matches!(event(&mut shim).await, ShimEvent::Killing { .. }));
     assert_eq!(finish(&mut shim).await.ending, Ending::Signal(SIGKILL));
 }
@@ -193,7 +193,7 @@ pub(crate) async fn many_at_once(world: &World) {
         let launcher = world.launcher();
         tasks.spawn(async move {
             let mut shim = launcher.launch(&spec).await.expect("launch");
-            shim.go().await.expect("go");
+            shim.go().await;
             let report = finish(&mut shim).await;
             assert_eq!(report.ending, Ending::Code(number));
             assert_eq!(text(&spec.dir), format!("{number}\n"));

@@ -138,7 +138,7 @@ impl World {
     /// Launches and gives *go*; returns at `Started`, with the main process.
     pub(crate) async fn start(&self, (_, spec): &(u128, Launch)) -> (Shim, i32) {
         let mut shim = self.launcher().launch(spec).await.expect("launch");
-        shim.go().await.expect("go");
+        shim.go().await;
         match event(&mut shim).await {
             ShimEvent::Started { pid, start_time } => {
                 assert!(start_time > 0);

@@ -89,10 +89,9 @@ impl Job {
                     self.input = None;
                 }
             }
+            Source::Output(number) if found == PollFlags::POLLHUP => self.output.end(number),
             Source::Output(number) => {
-                if found.contains(PollFlags::POLLIN)
-                    && let Some(dir) = self.log_dir.take()
-                {
+                if let Some(dir) = self.log_dir.take() {
                     // If it can't be made, the log can't be written, which is counted.
                     make_dir(&dir, ABOVE).ok();
                 }

@@ -282,6 +282,8 @@ impl Shim {
         {
             group.remove();
         }
+        // All that it has goes with the process, which ends now: closing it one by one would only take longer.
+        std::mem::forget(self);
         Ok(())
     }
 

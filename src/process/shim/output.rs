@@ -76,6 +76,11 @@ impl Output {
         }
     }
 
+    /// Nobody can write to it any more, and all was read.
+    pub(super) fn end(&mut self, number: usize) {
+        self.pipes[number] = None;
+    }
+
     /// Stops reading pipes that somebody outside the tree still holds.
     pub(super) fn give_up(&mut self) {
         if !self.ended() {
