@@ -1,10 +1,12 @@
-//! JSON, strictly: what one reader could take for this and another for that is refused here, by name.
+//! JSON, read strictly: what one reader could take for this and another for that is refused here, by name. And written.
 
 use std::{
     cell::{Cell, RefCell},
     fmt,
+    io::{self, Write},
 };
 
+use serde::Serialize;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
@@ -59,6 +61,37 @@ pub fn parse(text: &str) -> Result<Value, Fault> {
             None => Fault::Syntax(error),
         }
     })
+}
+
+/// Appends a value to a text.
+///
+/// # Errors
+/// What the value says of itself; a text takes everything.
+pub fn write(text: &mut Vec<u8>, value: &impl Serialize) -> serde_json::Result<()> {
+    serde_json::to_writer(Text(text), value)
+}
+
+/// Most of what is written of JSON are single bytes, for which copying a slice is long-winded.
+struct Text<'a>(&'a mut Vec<u8>);
+
+impl Write for Text<'_> {
+    #[inline(always)]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes).map(|()| bytes.len())
+    }
+
+    #[inline(always)]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match bytes {
+            [byte] => self.0.push(*byte),
+            bytes => self.0.extend_from_slice(bytes),
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Which of the numbers in a text is the first whole one that does not fit into 64 bits: the parser gives what it has

@@ -18,7 +18,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("secrets", &["job", "private_file"]),
     ("supervisor", &["job", "metrics"]),
     ("kinds", &["job", "json", "process", "runner", "secrets", "supervisor"]),
-    ("store", &["job", "supervisor"]),
+    ("store", &["job", "json", "supervisor"]),
     ("http", &["job", "json", "metrics", "private_file", "process", "secrets", "supervisor", "text"]),
     ("reload", &["http", "job", "kinds", "metrics", "settings", "supervisor", "telemetry"]),
     ("retention", &["job", "settings", "store", "supervisor"]),

@@ -1,6 +1,6 @@
 //! Durations as people write them: `"30s"`, `"1h30m"`, `"250ms"`, or a number of seconds.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 /// The longest there is: ten years. Nothing waits longer, and sums of a few never overflow.
 pub(super) const MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -49,18 +49,20 @@ pub(super) fn from_seconds(seconds: f64) -> Option<Duration> {
 pub(super) fn format(duration: Duration) -> String {
     let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
-    let mut text = String::new();
+    // Into a string nothing fails to be written.
+    let mut text = String::with_capacity(16);
     for (amount, unit) in [(seconds / 3600, "h"), (seconds / 60 % 60, "m")] {
         if amount > 0 {
-            text.push_str(&format!("{amount}{unit}"));
+            write!(text, "{amount}{unit}").ok();
         }
     }
     let seconds = seconds % 60;
     if fraction > 0 {
-        let digits = format!("{fraction:06}");
-        text.push_str(&format!("{seconds}.{}s", digits.trim_end_matches('0')));
+        write!(text, "{seconds}.{fraction:06}").ok();
+        text.truncate(text.trim_end_matches('0').len());
+        text.push('s');
     } else if seconds > 0 || text.is_empty() {
-        text.push_str(&format!("{seconds}s"));
+        write!(text, "{seconds}s").ok();
     }
     text
 }

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     job::{EventKind, RunnerId, State},
+    json,
     supervisor::ports::{AppendError, Batch, Duplicate, EventLog, KeyedSubmission},
 };
 
@@ -248,7 +249,7 @@ fn put_records(
 /// As JSON, in a buffer that is used again.
 fn json_into<'a>(text: &'a mut Vec<u8>, value: &impl serde::Serialize) -> ToSqlOutput<'a> {
     text.clear();
-    serde_json::to_writer(&mut *text, value).expect("the vocabulary of jobs has a JSON form");
+    json::write(text, value).expect("the vocabulary of jobs has a JSON form");
     ToSqlOutput::Borrowed(ValueRef::Text(text))
 }
 

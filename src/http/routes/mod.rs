@@ -187,7 +187,7 @@ const RECORD: usize = 2048;
 /// An answer in JSON.
 fn json(status: StatusCode, value: &impl Serialize) -> Response {
     let mut body = Vec::with_capacity(RECORD);
-    match serde_json::to_writer(&mut body, value) {
+    match crate::json::write(&mut body, value) {
         Ok(()) => {
             // For people at a terminal.
             body.push(b'\n');
