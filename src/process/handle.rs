@@ -73,7 +73,9 @@ pub struct Shim {
     /// What *go* sends, and the orders that came with it. Kept until the shim is heard of: if it has ended before it read
     /// that, another one takes it.
     start: Vec<u8>,
-    /// How much of that is to be sent still.
+    /// How much of that is the job, before any order.
+    job: usize,
+    /// How much of all is to be sent still.
     unsent: usize,
     /// *Go* was given.
     went: bool,
@@ -163,6 +165,7 @@ impl Shim {
             worker,
             attempt: 0,
             start: Vec::new(),
+            job: 0,
             unsent: 0,
             went: false,
             others: OTHERS,
@@ -180,6 +183,7 @@ impl Shim {
         check(launch)?;
         self.attempt = launch.attempt;
         self.start = protocol::frame(&Start::Start(launch))?;
+        self.job = self.start.len();
         Ok(())
     }
 
@@ -311,12 +315,15 @@ impl Shim {
         self.unsent = 0;
     }
 
-    /// Whether a shim that has ended has not executed what it was sent: it never had all of that, or it has noted another
+    /// Whether a shim that has ended has not executed what it was sent: it never had all of the job, or it has noted another
     /// attempt last. Where nothing is noted nothing is proven.
     fn is_unexecuted(&self) -> bool {
+        if !self.went || self.start.is_empty() {
+            return false;
+        }
+        let sent = self.start.len() - self.unsent;
         let noted = || spool::noted(&self.worker.link.slots, self.worker.slot);
-        let may_go_on = self.went && !self.start.is_empty();
-        may_go_on && (self.unsent > 0 || noted().is_some_and(|noted| noted != self.attempt))
+        sent < self.job || noted().is_some_and(|noted| noted != self.attempt)
     }
 
     /// Gives the job to another shim. Cancel-safe.

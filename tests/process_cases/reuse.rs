@@ -196,22 +196,30 @@ pub(crate) async fn a_job_whose_shim_is_killed_before_it_reads_it_goes_to_anothe
     assert_eq!(fs::read_to_string(file).expect("written"), "once\n");
 }
 
-/// Nobody can tell how far it came.
+/// Nobody can tell how far it came, whether or not an order could still be sent.
 pub(crate) async fn a_job_that_has_begun_goes_to_no_other_shim(world: &World) {
-    run_and_release(world, &world.job(&["true"])).await;
-    let file = world.dir.path().join("begun");
-    let job = world.script(&format!("echo once >> {}; kill -KILL $PPID", file.display()));
-    let mut shim = world.launcher().launch(&job.1).await.expect("launch");
-    shim.go().await;
-    // Mostly before its shim has told that it runs.
-    let mut last = event(&mut shim).await;
-    if matches!(last, ShimEvent::Started { .. }) {
-        last = event(&mut shim).await;
+    for order in [None, Some(SIGTERM)] {
+        run_and_release(world, &world.job(&["true"])).await;
+        let idle = only_shim(world);
+        let file = world.dir.path().join(format!("begun-{order:?}"));
+        let job = world.script(&format!("echo once >> '{}'; kill -KILL $PPID", file.display()));
+        let mut shim = world.launcher().launch(&job.1).await.expect("launch");
+        shim.go().await;
+        eventually("its shim is gone", || !children_of(world.keeper).contains(&idle));
+        if let Some(order) = order {
+            // Nobody is there to take it.
+            shim.signal(order).await.ok();
+        }
+        // Mostly before its shim has told that it runs.
+        let mut last = event(&mut shim).await;
+        if matches!(last, ShimEvent::Started { .. }) {
+            last = event(&mut shim).await;
+        }
+        assert_eq!(last, ShimEvent::Gone { status: Some(Ending::Signal(SIGKILL)) });
+        assert_eq!(fs::read_to_string(file).expect("written"), "once\n");
+        shim.release();
+        let_go(world);
     }
-    assert_eq!(last, ShimEvent::Gone { status: Some(Ending::Signal(SIGKILL)) });
-    assert_eq!(fs::read_to_string(file).expect("written"), "once\n");
-    shim.release();
-    let_go(world);
 }
 
 pub(crate) async fn no_more_idle_than_allowed(world: &World) {
