@@ -4,7 +4,7 @@
 
 use std::{
     ffi::CStr,
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{BufRead, BufReader, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -107,7 +107,7 @@ impl Spawner {
         self.figure(&format!("sleeps {count}"))
     }
 
-    /// The same where each is the child of a process of its own, a shell here, that waits for it.
+    /// The same where each is the child of a process of its own, a shell here, and alone in a cgroup, which is removed.
     pub(crate) fn stop_sleeps_of_others(&mut self, count: usize) -> Result<Duration> {
         self.figure(&format!("others {count}"))
     }
@@ -164,7 +164,11 @@ fn spawn_as_told() -> Result<()> {
                     Ok(Pid::from_raw(i32::try_from(*children.first().ok_or("a shell has no child")?)?))
                 };
                 let sleeps = shells.iter().map(child).collect::<Result<Vec<_>>>()?;
-                println!("{}", stop(&sleeps, &shells)?.as_nanos());
+                let groups = sleeps.iter().map(|sleep| alone(*sleep)).collect::<Result<Vec<_>>>()?;
+                let began = Instant::now();
+                stop(&sleeps, &shells)?;
+                groups.iter().try_for_each(fs::remove_dir)?;
+                println!("{}", began.elapsed().as_nanos());
             }
             _ => return Err(format!("{line:?} is nothing it can do").into()),
         }
@@ -195,6 +199,19 @@ fn start_all(count: usize, program: &CStr, arguments: &[&CStr]) -> Result<Vec<Pi
     // Until they sleep; nothing tells when.
     thread::sleep(Duration::from_secs(1));
     Ok(all)
+}
+
+/// Puts a process into a cgroup that it has for itself, below the one of this process.
+fn alone(pid: Pid) -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let mount =
+        mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|words| words[2] == "cgroup2");
+    let own = fs::read_to_string("/proc/self/cgroup")?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).ok_or("no cgroup v2")?;
+    let group = Path::new(mount.ok_or("no cgroup v2")?[1]).join(own).join(format!("runward-floor-{pid}"));
+    fs::create_dir(&group)?;
+    fs::write(group.join("cgroup.procs"), pid.to_string())?;
+    Ok(group)
 }
 
 fn stop(signalled: &[Pid], reaped: &[Pid]) -> Result<Duration> {
@@ -268,7 +285,7 @@ async fn acknowledge(
 /// Serves these routes until standard input ends with whoever started this.
 pub(crate) fn serve(socket: &Path, router: Router) -> Result<()> {
     if socket.exists() {
-        std::fs::remove_file(socket)?;
+        fs::remove_file(socket)?;
     }
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let listener = tokio::net::UnixListener::bind(socket)?;
@@ -317,6 +334,6 @@ impl Synced {
 
 impl Drop for Synced {
     fn drop(&mut self) {
-        drop(std::fs::remove_file(&self.path));
+        drop(fs::remove_file(&self.path));
     }
 }
