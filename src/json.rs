@@ -29,6 +29,11 @@ pub enum Fault {
         /// Where it stands; empty where it is all there is.
         path: String,
     },
+    /// A key that serde_json takes for a mark of its own: what stands below it would not be read back as it was written.
+    Reserved {
+        /// Where the value with this key stands.
+        path: String,
+    },
     /// Nested too deep.
     Depth {
         /// Where in the text.
@@ -42,7 +47,14 @@ pub enum Fault {
 pub const WHOLE_NUMBER: &str = "a whole number of 64 bits at the most, from -9223372036854775808 to \
      18446744073709551615; write a larger one as a string";
 
-/// Reads one value. Besides what is no JSON it refuses duplicate keys, deep nesting, and whole numbers that do not fit.
+/// What a key that is reserved is to be.
+pub const ANOTHER_KEY: &str =
+    "called something else: the names that begin with `$serde_json::private` are reserved";
+
+/// How the keys begin that are reserved.
+const RESERVED: &str = "$serde_json::private";
+
+/// Reads one value. Besides what is no JSON it refuses duplicate and reserved keys, deep nesting, and whole numbers that do not fit.
 ///
 /// # Errors
 /// [`Fault`].
@@ -57,6 +69,7 @@ pub fn parse(text: &str) -> Result<Value, Fault> {
         match fault.take() {
             Some(Refusal::Duplicate(path)) => Fault::Duplicate { path, place },
             Some(Refusal::TooBig(path)) => Fault::TooBig { path },
+            Some(Refusal::Reserved(path)) => Fault::Reserved { path },
             Some(Refusal::Depth) => Fault::Depth { place },
             None => Fault::Syntax(error),
         }
@@ -138,6 +151,7 @@ struct Numbers {
 enum Refusal {
     Duplicate(String),
     TooBig(String),
+    Reserved(String),
     Depth,
 }
 
@@ -272,6 +286,9 @@ impl<'de> Visitor<'de> for Strict<'_> {
             if map.contains_key(&key) {
                 return Err(self.fail(Refusal::Duplicate(path.to_string())));
             }
+            if key.starts_with(RESERVED) {
+                return Err(self.fail(Refusal::Reserved(path.to_string())));
+            }
             let value =
                 access.next_value_seed(Strict { path, depth, fault: self.fault, numbers: self.numbers })?;
             map.insert(key, value);
@@ -317,7 +334,30 @@ mod tests {
         assert!(matches!(parse(&format!("[}}, {big}]")), Err(Fault::Syntax(_))));
     }
 
+    #[test]
+    fn a_key_that_would_not_be_read_back_is_refused_by_its_place() {
+        for text in [
+            r#"{"a": [{"$serde_json::private::RawValue": "x"}]}"#,
+            r#"{"a": [{"$serde_json::private::Number": "1"}]}"#,
+        ] {
+            match parse(text) {
+                Err(Fault::Reserved { path }) => {
+                    assert!(path.starts_with("a[0][\"$serde_json::private"), "{path}")
+                }
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+        assert!(parse(r#"{"serde_json": "$serde_json::private::RawValue"}"#).is_ok());
+    }
+
     proptest! {
+        #[test]
+        fn a_number_is_read_back_as_it_was_read(number in any::<f64>().prop_filter("JSON has no others", |n| n.is_finite())) {
+            let read = parse(&format!("{number:e}")).expect("a number");
+            prop_assert_eq!(read.as_f64(), Some(number));
+            prop_assert_eq!(serde_json::from_str::<Value>(&read.to_string()).expect("JSON"), read);
+        }
+
         #[test]
         fn only_what_does_not_fit_is_refused(numbers in proptest::collection::vec(any::<i128>(), 0..9)) {
             let text = serde_json::to_string(&numbers.iter().map(|n| n >> 60).map(|n| n.to_string()).collect::<Vec<_>>())

@@ -8,7 +8,7 @@ use super::{
     fields::invalid,
     problem::{Kind, Problem},
 };
-use crate::json::{self, Fault, MAX_DEPTH, WHOLE_NUMBER};
+use crate::json::{self, ANOTHER_KEY, Fault, MAX_DEPTH, WHOLE_NUMBER};
 
 /// Reads a body, as strictly as [`json::parse`].
 ///
@@ -28,6 +28,7 @@ pub(super) fn parse(body: &[u8]) -> Result<Value, Problem> {
             Problem::new(Kind::DuplicateKey, detail).field(path)
         }
         Fault::TooBig { path } => invalid(&path, WHOLE_NUMBER),
+        Fault::Reserved { path } => invalid(&path, ANOTHER_KEY),
         Fault::Depth { place } => Problem::new(
             Kind::TooDeep,
             format!("nested more than {MAX_DEPTH} levels deep at {place}; no field needs as many"),

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::{
     job::{AttemptKey, Failure, Raised},
-    json::{self, Fault, MAX_DEPTH, WHOLE_NUMBER},
+    json::{self, ANOTHER_KEY, Fault, MAX_DEPTH, WHOLE_NUMBER},
     process::{Files, Taken, Untaken},
 };
 
@@ -142,6 +142,7 @@ fn result(taken: &Taken) -> Result<Option<Value>, String> {
         Fault::Duplicate { path, place } => {
             format!("has the key `{path}` twice, the second time at {place}; write it once")
         }
+        Fault::Reserved { path } => format!("has `{path}`, which must be {ANOTHER_KEY}"),
         Fault::TooBig { path } if path.is_empty() => format!("must be {WHOLE_NUMBER}"),
         Fault::TooBig { path } => format!("has `{path}`, which must be {WHOLE_NUMBER}"),
     })?;

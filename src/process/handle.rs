@@ -3,10 +3,12 @@
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use nix::sys::socket::{Shutdown, shutdown};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::UnixStream;
 
@@ -206,9 +208,17 @@ impl Shim {
 
     async fn send_start(&mut self) {
         if let Err(error) = self.worker.send(&self.start, &mut self.unsent).await {
-            // The end of the stream tells the same.
-            tracing::debug!(%error, "a shim went before its job was started");
+            tracing::debug!(%error, "a shim can't be sent its job, or went before");
+            if self.lacks_job() {
+                // It may live and wait for the rest: this ends it, and the end of the stream is told.
+                shutdown(self.worker.stream.as_raw_fd(), Shutdown::Both).ok();
+            }
         }
+    }
+
+    /// Whether the shim has not been sent the whole job.
+    fn lacks_job(&self) -> bool {
+        self.start.len() - self.unsent < self.job
     }
 
     /// Sends `signal` to the job's process group, then CONT so that a stopped one takes it (not after KILL, STOP
@@ -248,6 +258,8 @@ impl Shim {
     /// then, which is stuck on its way to the program. Answered by `Gone` when nothing lives any more.
     pub async fn kill_shim(&mut self) -> Result<(), SendError> {
         self.heard();
+        // It may end its job just now, and is killed all the same.
+        self.worn = true;
         Ok(self.worker.link.ask(ToKeeper::Kill(self.worker.slot), None).await?)
     }
 
@@ -303,7 +315,16 @@ impl Shim {
                 Some(ShimEnd::Waited { status }) => ending(status),
                 Some(ShimEnd::NotForked { .. }) | None => None,
             };
-            if status.is_none() || !self.is_unexecuted() || !Box::pin(self.take_another()).await {
+            if status.is_some() && self.may_be_replaced() {
+                match Box::pin(self.take_another()).await {
+                    Ok(()) => continue,
+                    Err(LaunchError::KeeperGone) => self.gone = Some(None),
+                    Err(error) => {
+                        tracing::error!(%error, "no other shim takes a job whose shim was killed before its start");
+                        self.gone = Some(status);
+                    }
+                }
+            } else {
                 self.gone = Some(status);
             }
         }
@@ -315,32 +336,24 @@ impl Shim {
         self.unsent = 0;
     }
 
-    /// Whether a shim that has ended has not executed what it was sent: it never had all of the job, or it has noted another
+    /// Whether a shim that has ended has not executed what it was sent, and another one may: it never had all of the job, or it has noted another
     /// attempt last. Where nothing is noted nothing is proven.
-    fn is_unexecuted(&self) -> bool {
-        if !self.went || self.start.is_empty() {
+    fn may_be_replaced(&self) -> bool {
+        if !self.went || self.start.is_empty() || self.others == 0 {
             return false;
         }
-        let sent = self.start.len() - self.unsent;
         let noted = || spool::noted(&self.worker.link.slots, self.worker.slot);
-        sent < self.job || noted().is_some_and(|noted| noted != self.attempt)
+        self.lacks_job() || noted().is_some_and(|noted| noted != self.attempt)
     }
 
     /// Gives the job to another shim. Cancel-safe.
-    async fn take_another(&mut self) -> bool {
-        let Some(left) = self.others.checked_sub(1) else { return false };
-        match self.worker.link.worker().await {
-            Ok(worker) => {
-                self.settle();
-                (self.worker, self.others) = (worker, left);
-                self.occupy();
-                true
-            }
-            Err(error) => {
-                tracing::error!(%error, "no other shim takes a job whose shim was killed before its start");
-                false
-            }
-        }
+    async fn take_another(&mut self) -> Result<(), LaunchError> {
+        let worker = self.worker.link.worker().await?;
+        self.settle();
+        self.worker = worker;
+        self.others -= 1;
+        self.occupy();
+        Ok(())
     }
 }
 

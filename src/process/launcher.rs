@@ -15,7 +15,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tokio::io::Interest;
 use tokio::net::{UnixDatagram, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 
 use super::containment::Tier;
@@ -238,30 +238,31 @@ impl Link {
             return Ok(worker);
         }
         // Never closed.
-        let _turn = self.forks.acquire().await.ok();
+        let turn = self.forks.acquire().await.ok();
         match self.idle_worker() {
             Some(worker) => Ok(worker),
-            None => Box::pin(self.fork()).await,
+            None => Box::pin(self.fork(turn)).await,
         }
     }
 
     /// Has the keeper fork a shim, and waits until it is there. Cancel-safe: dropping the future ends it.
-    async fn fork(self: &Arc<Self>) -> Result<Worker, LaunchError> {
+    async fn fork(self: &Arc<Self>, turn: Option<SemaphorePermit<'_>>) -> Result<Worker, LaunchError> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         theirs.set_nonblocking(true)?;
         let ours = UnixStream::from_std(ours)?;
         let slot = self.slots().take();
         let mut worker = Worker::new(Arc::clone(self), slot, ours);
-        if let Err(error) = self.ask(ToKeeper::Fork(slot), Some(theirs.into())).await {
-            self.slots().ended(slot, ShimEnd::NotForked { errno: error.raw_os_error().unwrap_or(0) });
-            return Err(error.into());
-        }
+        let unasked = Unasked { link: self, slot };
+        self.ask(ToKeeper::Fork(slot), Some(theirs.into())).await?;
+        std::mem::forget(unasked);
         match worker.receive().await {
             Some(FromShim::Ready) => return Ok(worker),
             Some(other) => tracing::error!(?other, "a shim said something before ready"),
             None => {}
         }
+        // Its end is told when nothing is left of what it was to hold, which may take long.
+        drop(turn);
         match worker.end().await {
             Some(ShimEnd::NotForked { errno }) => {
                 Err(match LaunchError::from(io::Error::from_raw_os_error(errno)) {
@@ -284,6 +285,18 @@ impl Link {
             socket::sendmsg::<()>(keeper, &bytes, with, MsgFlags::MSG_NOSIGNAL, None).map_err(io::Error::from)
         };
         self.socket.async_io(Interest::WRITABLE, ask).await.map(drop)
+    }
+}
+
+/// The number of a shim that the keeper was not asked for, and tells no end of.
+struct Unasked<'a> {
+    link: &'a Link,
+    slot: u32,
+}
+
+impl Drop for Unasked<'_> {
+    fn drop(&mut self) {
+        self.link.slots().ended(self.slot, ShimEnd::NotForked { errno: 0 });
     }
 }
 

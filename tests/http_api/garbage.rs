@@ -56,6 +56,15 @@ fn garbage_is_refused_in_words() {
             "duplicate-key",
             "`name` stands twice",
         ),
+        (
+            "a key that would not be read back",
+            json(
+                r#"{"job": {"handler": {"name": "echo", "args": {"$serde_json::private::RawValue": "1"}}}}"#,
+            ),
+            422,
+            "invalid-field",
+            "are reserved",
+        ),
         ("an unknown field", job("\"tiemout\": 1"), 422, "unknown-field", "did you mean \"timeout\"?"),
         ("a wrong type", job("\"name\": 1"), 422, "invalid-field", "`name` must be a string"),
         ("no object", json("[]"), 422, "invalid-field", "a JSON object"),
