@@ -265,6 +265,22 @@ fn a_cancel_is_an_interrupt_and_finally_blocks_run() {
 }
 
 #[test]
+fn a_cancel_that_interrupts_no_wait_of_the_loop_is_heeded_all_the_same() {
+    python_is_there();
+    let daemon = Setup::new().start();
+    // As one that comes just before the loop waits: the other thread takes the signal.
+    let source = "import asyncio, signal, threading\n\nasync def main():\n    \
+                  threading.Thread(target=threading.Event().wait, daemon=True).start()\n    \
+                  signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})\n    print('ready')\n    \
+                  try:\n        await asyncio.sleep(600)\n    finally:\n        print('cleaned up')\n";
+    let runner = daemon.submit(json!({"job": {"python": source}, "cancel_grace": "5m"}));
+    cancel_at(&daemon, &runner, "ready");
+    let closed = daemon.closed(&runner);
+    assert_eq!(closed["outcome"], "cancelled", "{closed}");
+    assert_eq!(stream(&daemon, &closed, "stdout"), "ready\ncleaned up\n");
+}
+
+#[test]
 fn who_swallows_the_cancellation_has_succeeded_and_who_raises_instead_has_failed() {
     python_is_there();
     let daemon = Setup::new().start();

@@ -219,8 +219,35 @@ def raised_by_job(error):
     return innermost.tb_frame.f_code.co_filename != asyncio.runners.__file__
 
 
-def run():
+def waking_runner(debug):
+    """An asyncio.Runner whose loop wakes for every signal.
+
+    Python only notes a signal that comes just before the loop waits, or on another thread: it would be heeded when the
+    loop wakes for something else, which may be never.
+    """
     import asyncio
+    import contextlib
+    import signal
+    import socket
+
+    @contextlib.contextmanager
+    def waking():
+        read, write = socket.socketpair()
+        with read, write:
+            read.setblocking(False)
+            write.setblocking(False)
+            try:
+                with asyncio.Runner(debug=debug) as runner:
+                    runner.get_loop().add_reader(read, read.recv, 4096)
+                    signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
+                    yield runner
+            finally:
+                signal.set_wakeup_fd(-1)
+
+    return waking()
+
+
+def run():
     import contextvars
     import signal
 
@@ -254,7 +281,7 @@ def run():
             else:
                 name, function = load_target(request["target"])
             coroutine = coroutine_of(name, function, context, request)
-            with asyncio.Runner(debug=request["debug"]) as runner:
+            with waking_runner(request["debug"]) as runner:
                 try:
                     result = runner.run(coroutine, context=context)
                 except KeyboardInterrupt as error:
