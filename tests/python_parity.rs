@@ -35,7 +35,7 @@ struct Trace {
 
 /// Runs what its first argument holds in a plain `asyncio.Runner`, as often as the second says, and tells how it ended.
 const SCRIPT: &str = r#"
-import asyncio, contextvars, faulthandler, json, signal, socket, sys, types
+import asyncio, contextlib, contextvars, faulthandler, json, signal, socket, sys, types
 # Whoever starts the tests may ignore it, as shells do for what is in the background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 faulthandler.dump_traceback_later(300, exit=True)
@@ -46,10 +46,16 @@ job = sys.modules["__job__"] = types.ModuleType("__job__")
 exec(compile(open(sys.argv[1]).read(), "<job>", "exec"), job.__dict__)
 try:
     with asyncio.Runner() as runner:
-        # Otherwise a signal that comes just before the loop waits is heeded when it wakes for something else.
+        # Otherwise a signal that comes just before the loop waits is heeded when it wakes for something else, and 3.11
+        # may forget to look for one; the last call looks.
         bell, ring = socket.socketpair()
         ring.setblocking(False)
-        runner.get_loop().add_reader(bell, bell.recv, 4096)
+        bell.setblocking(False)
+        def heed():
+            with contextlib.suppress(BlockingIOError):
+                bell.recv(4096)
+            signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        runner.get_loop().add_reader(bell, heed)
         signal.set_wakeup_fd(ring.fileno())
         for _ in range(int(sys.argv[2])):
             result = runner.run(job.main())

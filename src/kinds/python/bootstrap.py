@@ -223,7 +223,7 @@ def waking_runner(debug):
     """An asyncio.Runner whose loop wakes for every signal.
 
     Python only notes a signal that comes just before the loop waits, or on another thread: it would be heeded when the
-    loop wakes for something else, which may be never.
+    loop wakes for something else, which may be never. And 3.11 may forget to look for one that comes as it takes its lock.
     """
     import asyncio
     import contextlib
@@ -236,9 +236,17 @@ def waking_runner(debug):
         with read, write:
             read.setblocking(False)
             write.setblocking(False)
+
+            def heed():
+                # Left over by a run that ended early, it comes once more.
+                with contextlib.suppress(BlockingIOError):
+                    read.recv(4096)
+                # Changes nothing, and looks for signals.
+                signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
             try:
                 with asyncio.Runner(debug=debug) as runner:
-                    runner.get_loop().add_reader(read, read.recv, 4096)
+                    runner.get_loop().add_reader(read, heed)
                     signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
                     yield runner
             finally:
