@@ -38,6 +38,16 @@ pub struct Totals {
     pub log_bytes: u64,
 }
 
+impl Totals {
+    /// When that one is forgotten.
+    pub fn without(self, closed: &Closed) -> Self {
+        Self {
+            records: self.records.saturating_sub(1),
+            log_bytes: self.log_bytes.saturating_sub(closed.log_bytes),
+        }
+    }
+}
+
 pub(super) fn set_queue(
     transaction: &Transaction<'_>,
     name: &str,
