@@ -32,6 +32,16 @@ pub(super) enum Format {
     Python,
 }
 
+/// Each with the names it goes by, the proper one first.
+const TYPES: [(&str, Format); 6] = [
+    ("application/json", Format::Json),
+    ("text/x-shellscript", Format::Shell),
+    ("application/x-sh", Format::Shell),
+    ("text/x-python", Format::Python),
+    ("application/x-python", Format::Python),
+    ("text/x-script.python", Format::Python),
+];
+
 /// What kind of body it says it is.
 ///
 /// # Errors
@@ -43,10 +53,11 @@ pub(super) fn format(headers: &HeaderMap) -> Result<Format, Problem> {
         (Some(_) | None, _) => "",
     };
     let (essence, parameters) = given.split_once(';').unwrap_or((given, ""));
-    let essence = essence.trim().to_ascii_lowercase();
+    let essence = essence.trim();
     let utf8 = parameters.split(';').all(|parameter| match parameter.trim().split_once('=') {
         Some((name, value)) if name.eq_ignore_ascii_case("charset") => {
-            ["utf-8", "utf8", "us-ascii"].contains(&value.trim_matches('"').to_ascii_lowercase().as_str())
+            let value = value.trim_matches('"');
+            ["utf-8", "utf8", "us-ascii"].iter().any(|known| value.eq_ignore_ascii_case(known))
         }
         Some(_) | None => true,
     });
@@ -61,13 +72,16 @@ pub(super) fn format(headers: &HeaderMap) -> Result<Format, Problem> {
         let detail = "an encoded body is not taken; send it as it is, without Content-Encoding";
         return Err(Problem::new(Kind::UnsupportedMediaType, detail).field("Content-Encoding"));
     }
-    match essence.as_str() {
-        _ if !utf8 => refusal(format!("{given:?} is not UTF-8; send the body in UTF-8")),
-        "application/json" => Ok(Format::Json),
-        "text/x-shellscript" | "application/x-sh" => Ok(Format::Shell),
-        "text/x-python" | "application/x-python" | "text/x-script.python" => Ok(Format::Python),
-        "" => refusal("say once what the body is, with curl: -H 'content-type: application/json'".into()),
-        other => refusal(format!("{other:?} is not taken; send -H 'content-type: application/json'")),
+    if !utf8 {
+        return refusal(format!("{given:?} is not UTF-8; send the body in UTF-8"));
+    }
+    let known = TYPES.iter().find(|(name, _)| essence.eq_ignore_ascii_case(name));
+    match known {
+        Some((_, format)) => Ok(*format),
+        None if essence.is_empty() => {
+            refusal("say once what the body is, with curl: -H 'content-type: application/json'".into())
+        }
+        None => refusal(format!("{essence:?} is not taken; send -H 'content-type: application/json'")),
     }
 }
 

@@ -132,11 +132,10 @@ impl Fields {
     /// # Errors
     /// Another kind of value, in it or instead of it.
     pub(super) fn text_map(&mut self, name: &str) -> Result<BTreeMap<String, String>, Problem> {
+        let Some(value) = self.value(name) else { return Ok(BTreeMap::new()) };
         let path = self.path(name);
-        let map = match self.value(name) {
-            None => Map::new(),
-            Some(Value::Object(map)) => map,
-            Some(_) => return Err(invalid(&path, "an object with strings as its values")),
+        let Value::Object(map) = value else {
+            return Err(invalid(&path, "an object with strings as its values"));
         };
         map.into_iter()
             .map(|(key, value)| match value {

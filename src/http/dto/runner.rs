@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::job::Job;
 use crate::http::duration;
-use crate::job;
+use crate::job::{self, RunnerId};
 
 /// RFC 3339, UTC, always six digits after the point: equal in length, so texts sort as times do.
 pub(crate) fn time(at: Timestamp) -> String {
@@ -19,7 +19,8 @@ pub(crate) fn time(at: Timestamp) -> String {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Runner {
     /// Its id, a UUIDv7.
-    id: String,
+    #[schema(value_type = String)]
+    id: RunnerId,
     /// The name it was given.
     name: Option<String>,
     /// `queued`, `starting`, `running`, `idle`, `cancelling`, `draining` or `closed`.
@@ -243,7 +244,8 @@ pub(crate) struct RunnerPage {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Cancelled {
     /// The Runner.
-    id: String,
+    #[schema(value_type = String)]
+    id: RunnerId,
     /// Its state now.
     state: &'static str,
     /// Its outcome, if it is closed by now.
@@ -255,7 +257,7 @@ pub(crate) struct Cancelled {
 impl From<&job::Record> for Cancelled {
     fn from(record: &job::Record) -> Self {
         Self {
-            id: record.id.to_string(),
+            id: record.id,
             state: record.state.as_str(),
             outcome: record.outcome.map(job::Outcome::as_str),
             cancel: record.cancel.as_deref().map(Receipt::from),
@@ -275,7 +277,7 @@ impl From<&job::Record> for Runner {
             attempts: run.attempts.iter().map(Attempt::from).collect(),
         };
         Self {
-            id: record.id.to_string(),
+            id: record.id,
             name: spec.name.clone(),
             state: record.state.as_str(),
             outcome: record.outcome.map(job::Outcome::as_str),

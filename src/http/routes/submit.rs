@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    body::{Body, Bytes},
-    extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
+    body::Bytes,
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use serde_json::{Map, Value};
@@ -84,10 +84,9 @@ enum Answer {
 pub(super) async fn submit(
     State(shared): State<Shared>,
     from: From,
-    headers: HeaderMap,
-    uri: Uri,
-    body: Body,
+    request: Request,
 ) -> Result<Response, Problem> {
+    let (Parts { headers, uri, .. }, body) = request.into_parts();
     let format = body::format(&headers)?;
     let known = match format {
         Format::Json => ANSWER.to_vec(),
