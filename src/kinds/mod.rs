@@ -20,7 +20,6 @@ mod told;
 mod variables;
 
 use std::{
-    collections::HashMap,
     future::{pending, poll_fn},
     path::PathBuf,
     pin::pin,
@@ -29,6 +28,7 @@ use std::{
     time::Duration,
 };
 
+use foldhash::HashMap;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
@@ -145,10 +145,10 @@ impl Fleet {
             inside: Arc::new(inside),
             runtime,
             reports,
-            prepared: HashMap::new(),
-            hosted: HashMap::new(),
-            parked: HashMap::new(),
-            closing: HashMap::new(),
+            prepared: HashMap::default(),
+            hosted: HashMap::default(),
+            parked: HashMap::default(),
+            closing: HashMap::default(),
             drivers: JoinSet::new(),
         }
     }

@@ -1,7 +1,8 @@
 //! What became of jobs, counted from the events that were made durable.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
+use foldhash::HashMap;
 use jiff::Timestamp;
 
 use super::{Counter, Histogram, SLOW, Text, Type};

@@ -1,7 +1,6 @@
 //! The one writer.
 
-use std::collections::{HashMap, HashSet};
-
+use foldhash::{HashMap, HashSet};
 use rusqlite::{
     Connection, ErrorCode, OptionalExtension, Transaction, ffi, params,
     types::{ToSqlOutput, ValueRef},

@@ -1,11 +1,11 @@
 //! Awaits an input, lets the core decide, performs the effects. The only writer of the supervisor's state.
 
 use std::{
-    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use foldhash::{HashMap, HashSet};
 use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -187,7 +187,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
             metrics: parts.metrics,
             wall_clock: WallClock::default(),
             start: Instant::now(),
-            replies: HashMap::new(),
+            replies: HashMap::default(),
             requests: 0,
             pulses: Vec::new(),
             pending: Pending::default(),

@@ -1,11 +1,9 @@
 //! Tells those who wait that something was committed. Nobody who listens slowly holds anybody up: a
 //! listener sees the latest state, and reads what it missed from the store.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use foldhash::HashMap;
 use tokio::sync::watch;
 
 use crate::job::{Record, RunnerId};

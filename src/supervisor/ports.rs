@@ -1,11 +1,8 @@
 //! What the supervisor needs of the world, as traits: the store below it and the Runners beside it.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use foldhash::HashSet;
 use jiff::Timestamp;
 
 use crate::job::{

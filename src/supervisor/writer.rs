@@ -2,13 +2,13 @@
 //! grows, which is what commits in groups.
 
 use std::{
-    collections::HashSet,
     io,
     sync::{Arc, mpsc as blocking},
     thread,
     time::{Duration, Instant},
 };
 
+use foldhash::HashSet;
 use tokio::sync::mpsc;
 
 use super::ports::{AppendError, Batch, Delivery, Duplicate, EventLog};

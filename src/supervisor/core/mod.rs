@@ -15,11 +15,12 @@ mod verdict;
 mod waiting;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
+use foldhash::{HashMap, HashSet};
 use jiff::Timestamp;
 
 pub use message::{
@@ -91,14 +92,14 @@ impl Core {
             context: Arc::default(),
             line: Line::default(),
             waiting: WaitingRoom::default(),
-            active: HashMap::new(),
+            active: HashMap::default(),
             idle: 0,
             timers: Timers::default(),
             committed: next_seq.saturating_sub(1),
             starting: VecDeque::new(),
             unsettled: VecDeque::new(),
             stalled: None,
-            changed: HashSet::new(),
+            changed: HashSet::default(),
             retired: Vec::new(),
         }
     }

@@ -1,10 +1,8 @@
 //! What is to happen when time has passed.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
+use foldhash::HashMap;
 use jiff::Timestamp;
 
 use crate::job::RunnerId;

@@ -1,6 +1,8 @@
 //! The decisions: what one input leads to.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
+
+use foldhash::HashSet;
 
 use super::{
     Active, Answer, Core, Denied, Effect, Next, Now, Output, Phase, Ready, SETTLE, Ticket, Timer, Token,

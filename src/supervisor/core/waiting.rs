@@ -1,7 +1,8 @@
 //! Those that wait and of which more is known than their place in the line.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
+use foldhash::HashMap;
 use jiff::Timestamp;
 
 use super::{Core, RECORDS_KEPT, line::Ticket};
@@ -48,7 +49,7 @@ pub(super) struct WaitingRoom {
 
 impl Default for WaitingRoom {
     fn default() -> Self {
-        Self { known: HashMap::new(), places: HashMap::new(), records: 0, kept: RECORDS_KEPT }
+        Self { known: HashMap::default(), places: HashMap::default(), records: 0, kept: RECORDS_KEPT }
     }
 }
 
