@@ -1,4 +1,4 @@
-//! A daemon of the program that was built with this: its own state directory on the disk, ended when it is dropped.
+//! A daemon of the program that users get: its own state directory on the disk, ended when it is dropped.
 
 use std::{
     fs::File,
@@ -25,8 +25,26 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks whether it is ready: little beside a start.
 const LOOK: Duration = Duration::from_micros(200);
 
+/// Builds the program as its users do, and gives its path. The one that Cargo makes beside a benchmark has crates with
+/// the features that the tests add.
+pub(crate) fn build() -> Result<PathBuf> {
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--release", "--locked", "--bin", "runward"])
+        .arg("--message-format=json-render-diagnostics")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !built.status.success() {
+        return Err(format!("cargo build: {}", built.status).into());
+    }
+    let mut messages = serde_json::Deserializer::from_slice(&built.stdout).into_iter::<serde_json::Value>();
+    let program = messages.find_map(|message| Some(PathBuf::from(message.ok()?["executable"].as_str()?)));
+    program.ok_or_else(|| "cargo build names no program".into())
+}
+
 pub(crate) struct Daemon {
     child: Child,
+    program: PathBuf,
     dir: TempDir,
     settings: Vec<(&'static str, String)>,
 }
@@ -36,8 +54,9 @@ impl Daemon {
     pub(crate) fn start(bench: &Bench, settings: &[(&'static str, usize)]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("d").tempdir_in(&bench.base)?;
         let settings: Vec<_> = settings.iter().map(|(key, value)| (*key, value.to_string())).collect();
-        let child = spawn(dir.path(), &settings)?;
-        let mut daemon = Self { child, dir, settings };
+        let program = bench.program.clone();
+        let child = spawn(&program, dir.path(), &settings)?;
+        let mut daemon = Self { child, program, dir, settings };
         daemon.wait_until_ready()?;
         Ok(daemon)
     }
@@ -46,7 +65,7 @@ impl Daemon {
     pub(crate) fn restart(&mut self) -> Result<Duration> {
         self.stop()?;
         let began = Instant::now();
-        self.child = spawn(self.dir.path(), &self.settings)?;
+        self.child = spawn(&self.program, self.dir.path(), &self.settings)?;
         self.wait_until_ready()?;
         Ok(began.elapsed())
     }
@@ -134,9 +153,9 @@ impl Daemon {
     }
 }
 
-fn spawn(dir: &Path, settings: &[(&'static str, String)]) -> Result<Child> {
+fn spawn(program: &Path, dir: &Path, settings: &[(&'static str, String)]) -> Result<Child> {
     let log = File::options().create(true).append(true).open(dir.join("log"))?;
-    let child = Command::new(env!("CARGO_BIN_EXE_runward"))
+    let child = Command::new(program)
         .args(["serve", "--listen", "unix:api.sock", "--state-dir"])
         .arg(dir.join("s"))
         .envs(settings.iter().map(|(key, value)| (format!("RUNWARD__{key}"), value)))

@@ -24,6 +24,8 @@ type Result<T> = std::result::Result<T, Error>;
 
 /// What all measurements need to know.
 struct Bench {
+    /// What is measured.
+    program: PathBuf,
     /// Where state directories and files are made: on a disk.
     base: PathBuf,
     quick: bool,
@@ -83,7 +85,8 @@ fn run() -> Result<()> {
     let base = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("performance");
     fs::create_dir_all(&base)?;
     let cores = std::thread::available_parallelism()?.get();
-    let bench = Bench { base, quick: arguments.quick, cores };
+    let program = daemon::build()?;
+    let bench = Bench { program, base, quick: arguments.quick, cores };
     let header = machine::describe(&bench)?;
     println!("{header}");
     if arguments.plot {

@@ -40,8 +40,8 @@ pub(super) fn stop(bench: &Bench) -> Result<Vec<Figure>> {
     Ok(vec![figure.with_floor(floor / median(&bare), text)])
 }
 
-pub(super) fn binary(_: &Bench) -> Result<Vec<Figure>> {
-    let size = fs::metadata(env!("CARGO_BIN_EXE_runward"))?.len() as f64 / f64::from(1 << 20);
+pub(super) fn binary(bench: &Bench) -> Result<Vec<Figure>> {
+    let size = fs::metadata(&bench.program)?.len() as f64 / f64::from(1 << 20);
     Ok(vec![Figure::new(size, format!("{size:.1} MiB"), "")])
 }
 
