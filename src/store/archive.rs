@@ -15,7 +15,7 @@ use super::{
     OpenError, connect_readonly,
     kept::{self, Closed, Message, Totals},
     list::list,
-    rows::{event_from_row, id_from_row, id_to_row, replay, replay_at, time_from_row},
+    rows::{event_from_row, id_from_row, id_to_row, replay, time_from_row},
 };
 use crate::{
     job::{Event, QueueSettings, Record, RunnerId, SharedContext, State},
@@ -243,7 +243,7 @@ impl Records for Lookup {
     }
 
     fn load_at(&self, submitted_seq: u64) -> Result<Option<Record>, Unreadable> {
-        readable(replay_at(&self.0, submitted_seq))
+        readable(record_at(&self.0, submitted_seq))
     }
 }
 
@@ -272,6 +272,15 @@ fn record(connection: &Connection, id: RunnerId) -> rusqlite::Result<Option<Reco
     n.map(|n| replay(connection, n, id)).transpose()
 }
 
+/// The same by its place.
+fn record_at(connection: &Connection, n: u64) -> rusqlite::Result<Option<Record>> {
+    let id = connection
+        .prepare_cached("SELECT id FROM runners WHERE n = ?1")?
+        .query_row([n], |row| id_from_row(row, 0))
+        .optional()?;
+    id.map(|id| replay(connection, n, id)).transpose()
+}
+
 /// Events after a place, of one Runner or of all.
 fn events(
     connection: &Connection,
@@ -289,8 +298,12 @@ fn events(
             .collect(),
         Some(id) => connection
             .prepare_cached(
-                "SELECT e.seq, r.id, e.at, e.data FROM runners AS r CROSS JOIN events AS e ON e.n = r.n
-                 WHERE r.id = ?3 AND e.seq > ?1 ORDER BY e.seq LIMIT ?2",
+                "SELECT e.seq, r.id, e.at, e.data FROM runners AS r CROSS JOIN events AS e ON e.seq = r.n
+                 WHERE r.id = ?3 AND e.seq > ?1
+                 UNION ALL
+                 SELECT e.seq, r.id, e.at, e.data FROM runners AS r CROSS JOIN events AS e ON e.n = r.n AND e.seq > e.n
+                 WHERE r.id = ?3 AND e.seq > ?1
+                 ORDER BY 1 LIMIT ?2",
             )?
             .query_map((after, limit, id_to_row(id)), event_from_row)?
             .collect(),

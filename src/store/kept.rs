@@ -162,10 +162,11 @@ pub(super) fn purge(transaction: &Transaction<'_>, ids: &[RunnerId]) -> rusqlite
             }
         }
         let last: u64 = transaction
-            .prepare_cached("SELECT max(seq) FROM events WHERE n = ?1")?
+            .prepare_cached("SELECT coalesce(max(seq), ?1) FROM events WHERE n = ?1 AND seq > n")?
             .query_row([n], |row| row.get(0))?;
         last_seq = last_seq.max(last);
-        transaction.prepare_cached("DELETE FROM events WHERE n = ?1")?.execute([n])?;
+        transaction.prepare_cached("DELETE FROM events WHERE n = ?1 AND seq > n")?.execute([n])?;
+        transaction.prepare_cached("DELETE FROM events WHERE seq = ?1")?.execute([n])?;
         transaction.prepare_cached("DELETE FROM keys WHERE runner = ?1")?.execute([row])?;
         transaction.prepare_cached("DELETE FROM webhooks WHERE runner = ?1")?.execute([row])?;
         transaction.prepare_cached("DELETE FROM runners WHERE n = ?1")?.execute([n])?;

@@ -4,7 +4,7 @@ use std::io;
 
 use jiff::Timestamp;
 use rusqlite::{
-    Connection, Row, Rows,
+    Connection, OptionalExtension, Row,
     types::{FromSqlError, Type},
 };
 
@@ -30,33 +30,21 @@ pub(super) fn event_from_row(row: &Row<'_>) -> rusqlite::Result<Event> {
 
 /// What the events of a Runner add up to. Events are the truth: no record is stored, and damage shows.
 pub(super) fn replay(connection: &Connection, n: u64, id: RunnerId) -> rusqlite::Result<Record> {
-    let mut statement =
-        connection.prepare_cached("SELECT seq, at, data FROM events WHERE n = ?1 ORDER BY seq")?;
-    sum(statement.query([n])?, |_| Ok(id))?.ok_or_else(|| unreadable(2, io::Error::other("it has no events")))
-}
-
-/// The same of the Runner in this place, in one query; `None` where there is none.
-pub(super) fn replay_at(connection: &Connection, n: u64) -> rusqlite::Result<Option<Record>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT e.seq, e.at, e.data, r.id FROM runners AS r CROSS JOIN events AS e ON e.n = r.n
-         WHERE r.n = ?1 ORDER BY e.seq",
-    )?;
-    sum(statement.query([n])?, |row| id_from_row(row, 3))
-}
-
-/// From the columns `seq, at, data`.
-fn sum(
-    mut rows: Rows<'_>,
-    id: impl Fn(&Row<'_>) -> rusqlite::Result<RunnerId>,
-) -> rusqlite::Result<Option<Record>> {
-    let mut record = None;
-    while let Some(row) = rows.next()? {
+    let event = |row: &Row<'_>| {
         let at = time_from_row(row, 1)?.unwrap_or_default();
-        let event = Event { seq: row.get(0)?, runner: id(row)?, at, kind: json_from_row(row, 2)? };
-        match &mut record {
-            None => record = Some(job::create(&event).map_err(|illegal| unreadable(2, illegal))?),
-            Some(record) => job::apply(record, &event).map_err(|illegal| unreadable(2, illegal))?,
-        }
+        Ok(Event { seq: row.get(0)?, runner: id, at, kind: json_from_row(row, 2)? })
+    };
+    let submitted = connection
+        .prepare_cached("SELECT seq, at, data FROM events WHERE seq = ?1")?
+        .query_row([n], event)
+        .optional()?;
+    let submitted = submitted.ok_or_else(|| unreadable(2, io::Error::other("it has no events")))?;
+    let mut record = job::create(&submitted).map_err(|illegal| unreadable(2, illegal))?;
+    let mut later = connection
+        .prepare_cached("SELECT seq, at, data FROM events WHERE n = ?1 AND seq > n ORDER BY seq")?;
+    let mut rows = later.query([n])?;
+    while let Some(row) = rows.next()? {
+        job::apply(&mut record, &event(row)?).map_err(|illegal| unreadable(2, illegal))?;
     }
     Ok(record)
 }

@@ -83,6 +83,9 @@ const MIGRATIONS: &[&str] = &[
      CREATE INDEX runners_by_name ON runners (name, n) WHERE name IS NOT NULL;
      CREATE INDEX runners_by_queue ON runners (queue, n) WHERE queue <> 'default';
      CREATE INDEX runners_closed ON runners (closed_at, log_bytes) WHERE closed_at IS NOT NULL;",
+    // 4. The event of a submission is found without an index: its place is the `n` of its Runner.
+    "DROP INDEX events_of_runner;
+     CREATE INDEX events_of_runner ON events (n) WHERE seq > n;",
 ];
 
 /// Brings the file to this program's version, in one transaction.
