@@ -32,15 +32,12 @@ use tower::ServiceExt;
 pub use listener::Listener;
 pub(super) use slots::{Held, Place};
 
-use super::{Api, Parts, Shared, access::MAX_HEADERS, logs::Feeds, measure::Requests, routes, timing};
+use super::{Api, Parts, Shared, logs::Feeds, measure::Requests, routes, timing};
 use crate::metrics::{Connections, Metrics};
 use io::Watched;
 use listener::{Open, Stream};
 use slots::{Busy, Slot, Slots};
 
-/// What hyper takes of headers before it answers 431 itself, without a problem. Above [`MAX_HEADERS`], so that most
-/// who send too many are told in words.
-const HYPER_MAX_HEADERS: usize = 2 * MAX_HEADERS;
 /// What is buffered of one connection, and with it the size of all headers.
 const BUFFER: usize = 64 << 10;
 
@@ -177,7 +174,6 @@ where
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(timing::HEADERS)
-            .max_headers(HYPER_MAX_HEADERS)
             .max_buf_size(BUFFER)
             .serve_connection(io, service)
     );
