@@ -5,8 +5,6 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 use axum::{
     extract::{MatchedPath, Request},
     http::{HeaderMap, Method, Uri, header, uri::Authority},
-    middleware::Next,
-    response::{IntoResponse, Response},
 };
 
 use super::{
@@ -129,21 +127,13 @@ impl Peer {
 }
 
 /// Lets a request pass to its route, also to one that is not there, or refuses it.
-pub(super) async fn guard(shared: &Shared, request: Request, next: Next) -> Response {
-    match check(&shared.api.access, &shared.config().hosts, &request) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => {
-            tracing::debug!(
-                kind = problem.kind().as_str(),
-                detail = problem.detail(),
-                "a request was refused"
-            );
-            problem.into_response()
-        }
-    }
+pub(super) fn check(shared: &Shared, request: &Request) -> Result<(), Problem> {
+    is_allowed(&shared.api.access, &shared.config().hosts, request).inspect_err(|problem| {
+        tracing::debug!(kind = problem.kind().as_str(), detail = problem.detail(), "a request was refused");
+    })
 }
 
-fn check(access: &Access, hosts: &[String], request: &Request) -> Result<(), Problem> {
+fn is_allowed(access: &Access, hosts: &[String], request: &Request) -> Result<(), Problem> {
     // Without a place nobody knows who asks: a mistake of ours must not open a door.
     let place = request.extensions().get::<Arc<Place>>().ok_or_else(unauthorized)?;
     let headers = request.headers();

@@ -6,7 +6,7 @@ use axum::{
     extract::{MatchedPath, Request, State},
     http::{Method, StatusCode},
     middleware::Next,
-    response::Response,
+    response::{IntoResponse, Response},
 };
 
 use super::{
@@ -77,16 +77,26 @@ impl Requests {
     }
 }
 
-/// The one layer around all routes: counts what [`access::guard`] and the route make of a request.
-pub(super) async fn measure(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+/// The one layer around all routes: refuses what [`access::check`] does, and counts what became of a request.
+pub(super) fn measure(
+    State(shared): State<Shared>,
+    request: Request,
+    next: Next,
+) -> impl Future<Output = Response> {
     let started = Instant::now();
     let method = request.method().clone();
     let path = request.extensions().get::<MatchedPath>().cloned();
-    let response = access::guard(&shared, request, next).await;
-    let route = shared.requests.of(&method, path.as_ref());
-    route.answered[class(response.status())].inc();
-    route.took.observe(started.elapsed());
-    response
+    let answer = access::check(&shared, &request).map(|()| next.run(request));
+    async move {
+        let response = match answer {
+            Ok(answer) => answer.await,
+            Err(refused) => refused.into_response(),
+        };
+        let route = shared.requests.of(&method, path.as_ref());
+        route.answered[class(response.status())].inc();
+        route.took.observe(started.elapsed());
+        response
+    }
 }
 
 fn class(status: StatusCode) -> usize {

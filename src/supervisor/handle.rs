@@ -485,8 +485,9 @@ impl Supervisor {
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Refusal> {
+        let place = self.commands.reserve().await.map_err(|_| Refusal::Ended)?;
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply).into()).await.map_err(|_| Refusal::Ended)?;
+        place.send(command(reply).into());
         answer.await.map_err(|_| Refusal::Ended)
     }
 

@@ -21,11 +21,11 @@ use crate::{
         logs::{self, Wanted},
         problem::Problem,
         query::{self, Query},
-        serve::Held,
+        serve::{Held, Place},
         submission, timing,
     },
     job::{Record, RunnerId, Spec, State as Stage},
-    supervisor::{self, Submitted, Subscription},
+    supervisor::{self, Submitted, Subscription, ports::IdempotencyKey},
 };
 
 /// Parameters of any submission.
@@ -81,11 +81,44 @@ enum Answer {
         (status = 200, description = "With `wait`: it has closed, or its first run is over", body = Runner),
         (status = 202, description = "With `wait`: the time is up, and it goes on", body = Runner),
     ))]
-pub(super) async fn submit(
+pub(super) fn submit(
     State(shared): State<Shared>,
     from: From,
     request: Request,
-) -> Result<Response, Problem> {
+) -> impl Future<Output = Result<Response, Problem>> {
+    // What is let go of early, or long in coming, has a box: the rest is small enough (1 KiB) for the system's allocator to
+    // keep it for each thread.
+    let order = Box::pin(read(shared.clone(), Arc::clone(&from.0), request));
+    async move {
+        let Order { spec, key, answer } = order.await?;
+        let held = match answer {
+            Answer::AtOnce => None,
+            Answer::Wait(_) | Answer::Follow => Some(from.0.hold().await?),
+        };
+        // One that is kept open does not close by itself: what is waited for is its first run.
+        let run = spec.keep_open.then_some(1);
+        let id = RunnerId::new();
+        // Before anything can happen to it: then nothing is missed.
+        let changes = matches!(answer, Answer::Wait(_)).then(|| shared.api.supervisor.subscribe(id));
+        let submitted = shared.api.supervisor.submit(supervisor::Submission { id, spec, key }).await?;
+        let changes = changes.filter(|_| !submitted.replayed);
+        let answered = respond(&shared, answer, &submitted, changes, run, held).await;
+        let mut response =
+            answered.unwrap_or_else(|problem| accepted_but(&problem, submitted.id).into_response());
+        name(&mut response, &submitted);
+        Ok(response)
+    }
+}
+
+/// What a request asks for.
+struct Order {
+    spec: Arc<Spec>,
+    key: Option<IdempotencyKey>,
+    answer: Answer,
+}
+
+/// Reads all of a request, and lets go of it.
+async fn read(shared: Shared, place: Arc<Place>, request: Request) -> Result<Order, Problem> {
     let (Parts { headers, uri, .. }, body) = request.into_parts();
     let format = body::format(&headers)?;
     let known = match format {
@@ -94,25 +127,10 @@ pub(super) async fn submit(
     };
     let mut query = Query::parse(&uri, &known)?;
     let answer = read_answer(&mut query)?;
-    let bytes = body::read(body, &headers, &from.0, shared.config().max_body).await?;
+    let bytes = body::read(body, &headers, &place, shared.config().max_body).await?;
     let key = idempotency::key(&headers, format, &bytes, query.rest())?;
     let spec = read_spec(&shared, format, bytes, &mut query).await?;
-    let held = match answer {
-        Answer::AtOnce => None,
-        Answer::Wait(_) | Answer::Follow => Some(from.0.hold().await?),
-    };
-    // One that is kept open does not close by itself: what is waited for is its first run.
-    let run = spec.keep_open.then_some(1);
-    let id = RunnerId::new();
-    // Before anything can happen to it: then nothing is missed.
-    let changes = matches!(answer, Answer::Wait(_)).then(|| shared.api.supervisor.subscribe(id));
-    let submitted = shared.api.supervisor.submit(supervisor::Submission { id, spec, key }).await?;
-    let changes = changes.filter(|_| !submitted.replayed);
-    let answered = respond(&shared, answer, &submitted, changes, run, held).await;
-    let mut response =
-        answered.unwrap_or_else(|problem| accepted_but(&problem, submitted.id).into_response());
-    name(&mut response, &submitted);
-    Ok(response)
+    Ok(Order { spec, key, answer })
 }
 
 /// The answer to a submission that is accepted.
@@ -141,12 +159,12 @@ async fn respond(
                 Some(run) => record.is_over(run),
             };
             let changes = changes.unwrap_or_else(|| shared.api.supervisor.subscribe(id));
-            let record = follow(shared, id, changes, first, limit, over).await?;
+            let record = Box::pin(follow(shared, id, changes, first, limit, over)).await?;
             let status = if over(&record) { StatusCode::OK } else { StatusCode::ACCEPTED };
             Ok(json(status, &Runner::from(&*record)))
         }
         Answer::Follow => {
-            let mut response = logs::answer(shared, Wanted::everything(id, run), held).await?;
+            let mut response = Box::pin(logs::answer(shared, Wanted::everything(id, run), held)).await?;
             *response.status_mut() = StatusCode::CREATED;
             Ok(response)
         }
