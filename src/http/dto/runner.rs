@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -12,7 +12,8 @@ use crate::job::{self, RunnerId};
 
 /// RFC 3339, UTC, always six digits after the point: equal in length, so texts sort as times do.
 pub(crate) fn time(at: Timestamp) -> String {
-    format!("{at:.6}")
+    const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
+    PRINTER.timestamp_to_string(&at)
 }
 
 /// A Runner.
@@ -403,5 +404,20 @@ impl<'a> From<&'a job::Drain> for Drain<'a> {
             abandoned: &drain.abandoned,
             elapsed: duration::format(std::time::Duration::from_micros(drain.elapsed_us)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_sort_as_their_texts_do() {
+        let texts = [-1, 0, 1, 1_500_000, 86_400_000_000]
+            .map(|micros| time(Timestamp::from_microsecond(micros).expect("a time")));
+        assert_eq!(texts[0], "1969-12-31T23:59:59.999999Z");
+        assert_eq!(texts[1], "1970-01-01T00:00:00.000000Z");
+        assert_eq!(texts[3], "1970-01-01T00:00:01.500000Z");
+        assert!(texts.is_sorted());
     }
 }
