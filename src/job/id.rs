@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+use uuid::{Uuid, fmt::Hyphenated};
 
 /// A Runner, and with it the job that was submitted: a UUIDv7.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -26,6 +26,14 @@ macro_rules! id {
             /// A new one, later in order than those this process made before.
             pub fn new() -> Self {
                 Self(Uuid::now_v7())
+            }
+
+            /// How long its text is.
+            pub const LENGTH: usize = Hyphenated::LENGTH;
+
+            /// Its text, in this buffer.
+            pub fn encode(self, buffer: &mut [u8; Self::LENGTH]) -> &str {
+                self.0.as_hyphenated().encode_lower(buffer)
             }
 
             /// The 128 bits.
@@ -63,7 +71,7 @@ macro_rules! id {
             /// Only the hyphenated form: one Runner has one address.
             fn from_str(text: &str) -> Result<Self, ParseIdError> {
                 let id = Uuid::try_parse(text).map_err(|_| ParseIdError)?;
-                if text.len() == 36 { Ok(Self(id)) } else { Err(ParseIdError) }
+                if text.len() == Self::LENGTH { Ok(Self(id)) } else { Err(ParseIdError) }
             }
         }
     };

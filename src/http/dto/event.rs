@@ -11,7 +11,7 @@ use crate::job;
 
 /// One thing that happened to a Runner.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Event {
+pub(crate) struct Event<'a> {
     /// Its place in the order of all events: unique and rising, with gaps.
     pub seq: u64,
     /// The Runner.
@@ -20,21 +20,21 @@ pub(crate) struct Event {
     pub at: String,
     /// What.
     #[serde(flatten)]
-    pub kind: EventKind,
+    pub kind: EventKind<'a>,
 }
 
 /// What happened; `type` tells the kind.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub(crate) enum EventKind {
+pub(crate) enum EventKind<'a> {
     /// Accepted and queued.
     Submitted {
         /// What to do.
-        job: Box<Job>,
+        job: Box<Job<'a>>,
         /// Its name.
-        name: Option<String>,
+        name: Option<&'a str>,
         /// The queue it waits in.
-        queue: String,
+        queue: &'a str,
     },
     /// Its turn has come.
     Starting {
@@ -51,7 +51,7 @@ pub(crate) enum EventKind {
     /// It was asked to stop.
     CancelRequested {
         /// Who asked.
-        by: String,
+        by: &'a str,
         /// `requested`, `timeout`, `deadline` or `shutdown`.
         reason: &'static str,
         /// Whether by force.
@@ -62,7 +62,7 @@ pub(crate) enum EventKind {
         /// What was done.
         action: &'static str,
         /// To what.
-        target: Option<String>,
+        target: Option<&'a str>,
     },
     /// The attempt is over, and nothing of it lives.
     AttemptEnded {
@@ -71,13 +71,13 @@ pub(crate) enum EventKind {
         /// How the main process ended.
         exit: Option<Exit>,
         /// What went wrong, where it is not the exit that tells.
-        error: Option<Failure>,
+        error: Option<Failure<'a>>,
         /// What it wrote.
         output: Option<Output>,
         /// Processes of it that outlived its main process and were killed then.
         swept: u32,
         /// What it gave back.
-        result: Option<serde_json::Value>,
+        result: Option<&'a serde_json::Value>,
     },
     /// It waits for its turn again.
     Requeued {
@@ -91,7 +91,7 @@ pub(crate) enum EventKind {
     /// Somebody decided that a held one may start.
     Released {
         /// Who.
-        by: String,
+        by: &'a str,
     },
     /// Kept open, with nothing to run.
     Idle,
@@ -100,12 +100,12 @@ pub(crate) enum EventKind {
         /// Which run.
         run: u32,
         /// What to do.
-        job: Job,
+        job: Job<'a>,
     },
     /// Somebody asked for a Runner that is kept open to be closed.
     CloseRequested {
         /// Who.
-        by: String,
+        by: &'a str,
     },
     /// The main task is done; the executor finishes.
     Draining,
@@ -114,21 +114,21 @@ pub(crate) enum EventKind {
         /// What became of the job.
         outcome: &'static str,
         /// How its executor drained.
-        drain: Option<Drain>,
+        drain: Option<Drain<'a>>,
     },
 }
 
 /// A page of events, oldest first.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct EventPage {
+pub(crate) struct EventPage<'a> {
     /// The events.
-    pub items: Vec<Event>,
+    pub items: Vec<Event<'a>>,
     /// For `cursor` of the next page; `null` where there is nothing more for now.
     pub next_cursor: Option<String>,
 }
 
-impl From<&job::Event> for Event {
-    fn from(event: &job::Event) -> Self {
+impl<'a> From<&'a job::Event> for Event<'a> {
+    fn from(event: &'a job::Event) -> Self {
         Self {
             seq: event.seq,
             runner: event.runner.to_string(),
@@ -138,13 +138,13 @@ impl From<&job::Event> for Event {
     }
 }
 
-impl From<&job::EventKind> for EventKind {
-    fn from(kind: &job::EventKind) -> Self {
+impl<'a> From<&'a job::EventKind> for EventKind<'a> {
+    fn from(kind: &'a job::EventKind) -> Self {
         match kind {
             job::EventKind::Submitted { spec } => Self::Submitted {
                 job: Box::new(Job::from(&spec.job)),
-                name: spec.name.clone(),
-                queue: spec.queue.clone(),
+                name: spec.name.as_deref(),
+                queue: &spec.queue,
             },
             // The key and the boot concern recovery only.
             job::EventKind::Starting { run, attempt, key: _, boot_id: _, context_version: _ } => {
@@ -152,10 +152,10 @@ impl From<&job::EventKind> for EventKind {
             }
             job::EventKind::Running { pid, start_time: _ } => Self::Running { pid: *pid },
             job::EventKind::CancelRequested { by, reason, force } => {
-                Self::CancelRequested { by: by.0.clone(), reason: reason.as_str(), force: *force }
+                Self::CancelRequested { by: &by.0, reason: reason.as_str(), force: *force }
             }
             job::EventKind::CancelStep { action, target } => {
-                Self::CancelStep { action: action.as_str(), target: target.clone() }
+                Self::CancelStep { action: action.as_str(), target: target.as_deref() }
             }
             job::EventKind::AttemptEnded { outcome, exit, error, output, swept, result, context: _ } => {
                 Self::AttemptEnded {
@@ -164,16 +164,16 @@ impl From<&job::EventKind> for EventKind {
                     error: error.as_deref().map(Failure::from),
                     output: output.map(Output::from),
                     swept: *swept,
-                    result: result.as_deref().cloned(),
+                    result: result.as_deref(),
                 }
             }
             job::EventKind::Requeued { reason, held, not_before } => {
                 Self::Requeued { reason: reason.as_str(), held: *held, not_before: not_before.map(time) }
             }
-            job::EventKind::Released { by } => Self::Released { by: by.0.clone() },
+            job::EventKind::Released { by } => Self::Released { by: &by.0 },
             job::EventKind::Idle => Self::Idle,
             job::EventKind::RunAdded { run, job } => Self::RunAdded { run: *run, job: Job::from(&**job) },
-            job::EventKind::CloseRequested { by } => Self::CloseRequested { by: by.0.clone() },
+            job::EventKind::CloseRequested { by } => Self::CloseRequested { by: &by.0 },
             job::EventKind::Draining { outcome: _ } => Self::Draining,
             job::EventKind::Closed(facts) => Self::Closed {
                 outcome: facts.outcome.as_str(),

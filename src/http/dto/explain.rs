@@ -14,21 +14,21 @@ use crate::{
 
 /// Why a runner is where it is.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct Explained {
+pub(crate) struct Explained<'a> {
     /// The runner.
     id: String,
     /// Where it is.
     state: &'static str,
     /// One sentence for people.
-    sentence: String,
+    sentence: &'a str,
     /// What it is made of.
-    facts: Facts,
+    facts: Facts<'a>,
 }
 
 /// What the sentence is made of; what has nothing to do with the reason is left out.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-struct Facts {
+struct Facts<'a> {
     /// Why it does not run: `next_to_start`, `in_line`, `key_taken`, `queue_paused`, `delayed`, `scheduled`, `backoff`,
     /// `held_after_loss`, `held_as_poison`, `held_after_shutdown`, `daemon_stopping`, `store_failing`. What it is at: `starting`,
     /// `running`, `idle`, `cleaning_up`, `being_killed`, `draining`. Why it ended: `succeeded`, `exit_code`, `signal`,
@@ -52,7 +52,7 @@ struct Facts {
     max_attempts: Option<u32>,
     /// The queue it waits in.
     #[serde(skip_serializing_if = "Option::is_none")]
-    queue: Option<String>,
+    queue: Option<&'a str>,
     /// Its place among those of its queue that could start, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<usize>,
@@ -70,7 +70,7 @@ struct Facts {
     running: Vec<String>,
     /// Its concurrency key.
     #[serde(skip_serializing_if = "Option::is_none")]
-    concurrency_key: Option<String>,
+    concurrency_key: Option<&'a str>,
     /// The runner that has that key.
     #[serde(skip_serializing_if = "Option::is_none")]
     key_holder: Option<String>,
@@ -79,7 +79,7 @@ struct Facts {
     pid: Option<u32>,
     /// Who asked for it to stop.
     #[serde(skip_serializing_if = "Option::is_none")]
-    cancelled_by: Option<String>,
+    cancelled_by: Option<&'a str>,
     /// Why: `requested`, `timeout`, `deadline` or `shutdown`.
     #[serde(skip_serializing_if = "Option::is_none")]
     cancel_reason: Option<&'static str>,
@@ -97,7 +97,7 @@ struct Facts {
     signal_sent_by_runward: Option<bool>,
     /// What went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<Failure>,
+    error: Option<Failure<'a>>,
 }
 
 /// What bounds how many run.
@@ -109,21 +109,22 @@ struct Limit {
     max: u32,
 }
 
-impl Explained {
-    pub(crate) fn new(record: &Record, explanation: Explanation) -> Self {
+impl<'a> Explained<'a> {
+    pub(crate) fn new(record: &Record, explanation: &'a Explanation) -> Self {
         Self {
             id: record.id.to_string(),
             state: record.state.as_str(),
-            sentence: explanation.sentence,
-            facts: explanation.facts.into(),
+            sentence: &explanation.sentence,
+            facts: Facts::from(&explanation.facts),
         }
     }
 }
 
-impl From<explain::Facts> for Facts {
-    fn from(facts: explain::Facts) -> Self {
-        let ids = |ids: Vec<RunnerId>| ids.iter().map(RunnerId::to_string).collect();
-        let (concurrency_key, key_holder) = facts.key.map(|(key, holder)| (key, holder.to_string())).unzip();
+impl<'a> From<&'a explain::Facts> for Facts<'a> {
+    fn from(facts: &'a explain::Facts) -> Self {
+        let ids = |ids: &[RunnerId]| ids.iter().map(RunnerId::to_string).collect();
+        let key = facts.key.as_ref();
+        let (concurrency_key, key_holder) = key.map(|(key, holder)| (&**key, holder.to_string())).unzip();
         let (position, of) = facts.line.unzip();
         Self {
             reason: facts.reason.as_str(),
@@ -132,16 +133,16 @@ impl From<explain::Facts> for Facts {
             run: facts.run,
             attempt: facts.attempt,
             max_attempts: facts.max_attempts,
-            queue: facts.queue,
+            queue: facts.queue.as_deref(),
             position,
             of,
-            ahead: ids(facts.ahead),
+            ahead: ids(&facts.ahead),
             limit: facts.limit.as_ref().map(Limit::from),
-            running: ids(facts.running),
+            running: ids(&facts.running),
             concurrency_key,
             key_holder,
             pid: facts.pid,
-            cancelled_by: facts.by,
+            cancelled_by: facts.by.as_deref(),
             cancel_reason: facts.cancel_reason.map(job::CancelReason::as_str),
             forced: facts.forced,
             outcome: facts.outcome.map(job::Outcome::as_str),

@@ -11,7 +11,7 @@ use crate::job;
 pub(crate) type Rlimits = BTreeMap<&'static str, Rlimit>;
 
 /// A limit that a process may raise itself, up to one that it may not.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Rlimit {
     /// The limit in force.
     soft: Bound,
@@ -20,7 +20,7 @@ pub(crate) struct Rlimit {
 }
 
 /// A number, or `unlimited`.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(crate) enum Bound {
     /// So much.
@@ -30,7 +30,7 @@ pub(crate) enum Bound {
 }
 
 /// Limits of a whole job.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Limits {
     /// Bytes of memory.
     #[serde(skip_serializing_if = "Option::is_none")]

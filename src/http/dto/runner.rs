@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -12,17 +12,18 @@ use crate::job::{self, RunnerId};
 
 /// RFC 3339, UTC, always six digits after the point: equal in length, so texts sort as times do.
 pub(crate) fn time(at: Timestamp) -> String {
-    format!("{at:.6}")
+    const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
+    PRINTER.timestamp_to_string(&at)
 }
 
 /// A Runner.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Runner {
+pub(crate) struct Runner<'a> {
     /// Its id, a UUIDv7.
     #[schema(value_type = String)]
     id: RunnerId,
     /// The name it was given.
-    name: Option<String>,
+    name: Option<&'a str>,
     /// `queued`, `starting`, `running`, `idle`, `cancelling`, `draining` or `closed`.
     state: &'static str,
     /// Only in `closed`: `succeeded`, `failed`, `cancelled`, `killed`, `timed_out` or `lost`.
@@ -32,21 +33,21 @@ pub(crate) struct Runner {
     /// It is queued, and its turn may only come then: a delay, a time, a backoff.
     not_before: Option<String>,
     /// The queue it waits in.
-    queue: String,
+    queue: &'a str,
     /// Higher goes first.
     priority: i32,
     /// How many slots it takes.
     weight: u32,
     /// Of the jobs with the same key only one is started at a time.
-    concurrency_key: Option<String>,
+    concurrency_key: Option<&'a str>,
     /// Labels to find it by.
-    labels: BTreeMap<String, String>,
+    labels: &'a BTreeMap<String, String>,
     /// What to do.
-    job: Job,
+    job: Job<'a>,
     /// How long all of it may take, waiting and retries included.
     deadline: Option<String>,
     /// When a failed attempt is followed by another.
-    retry: Retry,
+    retry: Retry<'a>,
     /// How long an attempt may take.
     timeout: Option<String>,
     /// How long its main task may clean up after a cancellation; `null`: the daemon's default.
@@ -60,7 +61,7 @@ pub(crate) struct Runner {
     /// Whether it stays open after a run.
     keep_open: bool,
     /// Who is told when it has closed.
-    on_close: Option<Webhook>,
+    on_close: Option<Webhook<'a>>,
     /// Its debug mode; `null`: the daemon's.
     debug: Option<bool>,
     /// When it was accepted.
@@ -70,16 +71,16 @@ pub(crate) struct Runner {
     /// When it was closed.
     closed_at: Option<String>,
     /// Its runs.
-    runs: Vec<Run>,
+    runs: Vec<Run<'a>>,
     /// The receipt of its cancellation.
-    cancel: Option<Receipt>,
+    cancel: Option<Receipt<'a>>,
     /// How its executor drained.
-    drain: Option<Drain>,
+    drain: Option<Drain<'a>>,
 }
 
 /// When a failed attempt is followed by another.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Retry {
+pub(crate) struct Retry<'a> {
     /// Attempts in all.
     max_attempts: u32,
     /// The longest wait before the second attempt; it doubles for each further one.
@@ -87,36 +88,36 @@ pub(crate) struct Retry {
     /// The longest wait before any.
     max_backoff: String,
     /// The exit codes that are tried again; empty: any failure.
-    on_exit_codes: Vec<i32>,
+    on_exit_codes: &'a [i32],
 }
 
 /// Who is told when a Runner has closed.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Webhook {
+pub(crate) struct Webhook<'a> {
     /// Where.
-    url: String,
+    url: &'a str,
     /// The variable of the shared context that holds the key to sign with.
-    secret: Option<String>,
+    secret: Option<&'a str>,
 }
 
 /// One execution of a job.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Run {
+pub(super) struct Run<'a> {
     /// Its number, from 1.
     run: u32,
     /// What it did.
-    job: Job,
+    job: Job<'a>,
     /// What became of it: `null` as long as it waits, runs, or is to be tried again.
     outcome: Option<&'static str>,
     /// What its last attempt gave back.
-    result: Option<serde_json::Value>,
+    result: Option<&'a serde_json::Value>,
     /// Its attempts.
-    attempts: Vec<Attempt>,
+    attempts: Vec<Attempt<'a>>,
 }
 
 /// One try of a run.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Attempt {
+pub(super) struct Attempt<'a> {
     /// Its number, from 1.
     attempt: u32,
     /// `starting`, `running` or `ended`.
@@ -128,7 +129,7 @@ pub(super) struct Attempt {
     /// How the main process ended.
     exit: Option<Exit>,
     /// What went wrong, where it is not the exit that tells.
-    error: Option<Failure>,
+    error: Option<Failure<'a>>,
     /// What it wrote.
     output: Option<Output>,
     /// Processes of it that outlived its main process and were killed then.
@@ -137,7 +138,7 @@ pub(super) struct Attempt {
     context_version: u64,
     /// The receipt of its cancellation, where another attempt or run came after it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    cancel: Option<Receipt>,
+    cancel: Option<Receipt<'a>>,
     /// When it began.
     started_at: String,
     /// When it was over.
@@ -156,23 +157,23 @@ pub(crate) enum Exit {
 
 /// Why an attempt failed.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Failure {
+pub(crate) struct Failure<'a> {
     /// A stable word: `start_failed`, `oom`, `killed_by_other`, `shim_lost`, `daemon_lost`, …
-    kind: String,
+    kind: &'a str,
     /// A sentence for people.
-    message: String,
+    message: &'a str,
     /// The step that failed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    stage: Option<String>,
+    stage: Option<&'a str>,
     /// The error number of that step.
     #[serde(skip_serializing_if = "Option::is_none")]
     errno: Option<i32>,
     /// The type of the exception that was raised.
     #[serde(skip_serializing_if = "Option::is_none")]
-    exception: Option<String>,
+    exception: Option<&'a str>,
     /// Where it was raised; of a long one the end, 16 KiB.
     #[serde(skip_serializing_if = "Option::is_none")]
-    traceback: Option<String>,
+    traceback: Option<&'a str>,
 }
 
 /// What an attempt wrote.
@@ -188,11 +189,11 @@ pub(crate) struct Output {
 
 /// The record of a cancellation.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Receipt {
+pub(super) struct Receipt<'a> {
     /// When it was first asked for.
     requested_at: String,
     /// Who asked first.
-    by: String,
+    by: &'a str,
     /// Why: `requested`, `timeout`, `deadline` or `shutdown`.
     reason: &'static str,
     /// The highest reason so far.
@@ -200,7 +201,7 @@ pub(super) struct Receipt {
     /// Whether force was asked for, or was needed.
     forced: bool,
     /// What was done, in order.
-    steps: Vec<Step>,
+    steps: Vec<Step<'a>>,
     /// Processes of the job that outlived it: 0 in an ended receipt, `null` before.
     survivors: Option<u32>,
     /// When nothing of it lived any more.
@@ -209,40 +210,40 @@ pub(super) struct Receipt {
 
 /// One step of a cancellation.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Step {
+pub(super) struct Step<'a> {
     /// When.
     at: String,
     /// What was done.
     action: &'static str,
     /// To what, or by whom.
-    target: Option<String>,
+    target: Option<&'a str>,
 }
 
 /// How an executor drained.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Drain {
+pub(crate) struct Drain<'a> {
     /// Left-over tasks that were cancelled.
     tasks_cancelled: u64,
     /// Left-over tasks that ended with an error.
     task_errors: u64,
     /// Blocking work that did not end in time, by name.
-    abandoned: Vec<String>,
+    abandoned: &'a [String],
     /// How long closing took.
     elapsed: String,
 }
 
 /// A page of Runners, newest first.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct RunnerPage {
+pub(crate) struct RunnerPage<'a> {
     /// The Runners.
-    pub items: Vec<Runner>,
+    pub items: Vec<Runner<'a>>,
     /// For `cursor` of the next page; `null` on the last.
     pub next_cursor: Option<String>,
 }
 
 /// How a cancellation was taken.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Cancelled {
+pub(crate) struct Cancelled<'a> {
     /// The Runner.
     #[schema(value_type = String)]
     id: RunnerId,
@@ -251,11 +252,11 @@ pub(crate) struct Cancelled {
     /// Its outcome, if it is closed by now.
     outcome: Option<&'static str>,
     /// The receipt so far.
-    cancel: Option<Receipt>,
+    cancel: Option<Receipt<'a>>,
 }
 
-impl From<&job::Record> for Cancelled {
-    fn from(record: &job::Record) -> Self {
+impl<'a> From<&'a job::Record> for Cancelled<'a> {
+    fn from(record: &'a job::Record) -> Self {
         Self {
             id: record.id,
             state: record.state.as_str(),
@@ -265,29 +266,29 @@ impl From<&job::Record> for Cancelled {
     }
 }
 
-impl From<&job::Record> for Runner {
-    fn from(record: &job::Record) -> Self {
+impl<'a> From<&'a job::Record> for Runner<'a> {
+    fn from(record: &'a job::Record) -> Self {
         let spec = &*record.spec;
-        let job = Job::from(&spec.job);
-        let run = |run: &job::Run| Run {
+        let run = |run: &'a job::Run| Run {
             run: run.run,
-            job: run.job.as_deref().map_or_else(|| job.clone(), Job::from),
+            job: Job::from(run.job.as_deref().unwrap_or(&spec.job)),
             outcome: record.outcome_of(run).map(job::Outcome::as_str),
-            result: run.attempts.last().and_then(|attempt| attempt.result.as_deref().cloned()),
+            result: run.attempts.last().and_then(|attempt| attempt.result.as_deref()),
             attempts: run.attempts.iter().map(Attempt::from).collect(),
         };
         Self {
             id: record.id,
-            name: spec.name.clone(),
+            name: spec.name.as_deref(),
             state: record.state.as_str(),
             outcome: record.outcome.map(job::Outcome::as_str),
             held: record.held,
             not_before: not_before(record).map(time),
-            queue: spec.queue.clone(),
+            queue: &spec.queue,
             priority: spec.priority,
             weight: spec.weight,
-            concurrency_key: spec.concurrency_key.clone(),
-            labels: spec.labels.clone(),
+            concurrency_key: spec.concurrency_key.as_deref(),
+            labels: &spec.labels,
+            job: Job::from(&spec.job),
             deadline: spec.deadline.map(duration::format),
             retry: Retry::from(&spec.retry),
             timeout: spec.timeout.map(duration::format),
@@ -304,7 +305,6 @@ impl From<&job::Record> for Runner {
             runs: record.runs.iter().map(run).collect(),
             cancel: record.cancel.as_deref().map(Receipt::from),
             drain: record.drain.as_deref().map(Drain::from),
-            job,
         }
     }
 }
@@ -314,26 +314,26 @@ fn not_before(record: &job::Record) -> Option<Timestamp> {
     if record.state == job::State::Queued { record.ready_at() } else { None }
 }
 
-impl From<&job::Retry> for Retry {
-    fn from(retry: &job::Retry) -> Self {
+impl<'a> From<&'a job::Retry> for Retry<'a> {
+    fn from(retry: &'a job::Retry) -> Self {
         Self {
             max_attempts: retry.max_attempts,
             initial_backoff: duration::format(retry.initial_backoff),
             max_backoff: duration::format(retry.max_backoff),
-            on_exit_codes: retry.on_exit_codes.clone(),
+            on_exit_codes: &retry.on_exit_codes,
         }
     }
 }
 
-impl From<&job::Webhook> for Webhook {
-    fn from(webhook: &job::Webhook) -> Self {
-        let job::Webhook { url, secret } = webhook.clone();
-        Self { url, secret }
+impl<'a> From<&'a job::Webhook> for Webhook<'a> {
+    fn from(webhook: &'a job::Webhook) -> Self {
+        let job::Webhook { url, secret } = webhook;
+        Self { url, secret: secret.as_deref() }
     }
 }
 
-impl From<&job::Attempt> for Attempt {
-    fn from(attempt: &job::Attempt) -> Self {
+impl<'a> From<&'a job::Attempt> for Attempt<'a> {
+    fn from(attempt: &'a job::Attempt) -> Self {
         Self {
             attempt: attempt.attempt,
             state: attempt.state.as_str(),
@@ -360,11 +360,12 @@ impl From<job::Exit> for Exit {
     }
 }
 
-impl From<&job::Failure> for Failure {
-    fn from(failure: &job::Failure) -> Self {
-        let job::Failure { kind, message, stage, errno, raised } = failure.clone();
-        let (exception, traceback) = raised.map(|raised| (raised.exception, raised.traceback)).unzip();
-        Self { kind, message, stage, errno, exception, traceback }
+impl<'a> From<&'a job::Failure> for Failure<'a> {
+    fn from(failure: &'a job::Failure) -> Self {
+        let job::Failure { kind, message, stage, errno, raised } = failure;
+        let raised = raised.as_deref().map(|raised| (&*raised.exception, &*raised.traceback));
+        let (exception, traceback) = raised.unzip();
+        Self { kind, message, stage: stage.as_deref(), errno: *errno, exception, traceback }
     }
 }
 
@@ -375,16 +376,16 @@ impl From<job::OutputFacts> for Output {
     }
 }
 
-impl From<&job::Receipt> for Receipt {
-    fn from(receipt: &job::Receipt) -> Self {
-        let step = |step: &job::Step| Step {
+impl<'a> From<&'a job::Receipt> for Receipt<'a> {
+    fn from(receipt: &'a job::Receipt) -> Self {
+        let step = |step: &'a job::Step| Step {
             at: time(step.at),
             action: step.action.as_str(),
-            target: step.target.clone(),
+            target: step.target.as_deref(),
         };
         Self {
             requested_at: time(receipt.requested_at),
-            by: receipt.by.0.clone(),
+            by: &receipt.by.0,
             reason: receipt.reason.as_str(),
             escalated_to: receipt.escalated_to.as_str(),
             forced: receipt.forced,
@@ -395,13 +396,28 @@ impl From<&job::Receipt> for Receipt {
     }
 }
 
-impl From<&job::Drain> for Drain {
-    fn from(drain: &job::Drain) -> Self {
+impl<'a> From<&'a job::Drain> for Drain<'a> {
+    fn from(drain: &'a job::Drain) -> Self {
         Self {
             tasks_cancelled: drain.tasks_cancelled,
             task_errors: drain.task_errors,
-            abandoned: drain.abandoned.clone(),
+            abandoned: &drain.abandoned,
             elapsed: duration::format(std::time::Duration::from_micros(drain.elapsed_us)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_sort_as_their_texts_do() {
+        let texts = [-1, 0, 1, 1_500_000, 86_400_000_000]
+            .map(|micros| time(Timestamp::from_microsecond(micros).expect("a time")));
+        assert_eq!(texts[0], "1969-12-31T23:59:59.999999Z");
+        assert_eq!(texts[1], "1970-01-01T00:00:00.000000Z");
+        assert_eq!(texts[3], "1970-01-01T00:00:01.500000Z");
+        assert!(texts.is_sorted());
     }
 }

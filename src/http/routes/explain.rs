@@ -31,5 +31,5 @@ pub(super) async fn explain(State(shared): State<Shared>, id: Id, uri: Uri) -> R
         | Stage::Closed => None,
     };
     let explanation = explain::explain(&record, standing.as_ref(), shared.config().limits.cancel_grace);
-    Ok(json(StatusCode::OK, &Explained::new(&record, explanation)))
+    Ok(json(StatusCode::OK, &Explained::new(&record, &explanation)))
 }

@@ -22,7 +22,7 @@ use axum::{
     Router,
     body::Body,
     extract::{FromRequestParts, MatchedPath, Path, rejection::ExtensionRejection},
-    http::{HeaderMap, StatusCode, Uri, header, request::Parts as Head},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request::Parts as Head},
     middleware,
     response::{IntoResponse, Response},
     routing::on,
@@ -181,6 +181,11 @@ async fn no_body(
     }
 }
 
+/// The address of a runner, for `Location`.
+fn location(id: RunnerId) -> Option<HeaderValue> {
+    ["/v1/runners/", id.encode(&mut [0; RunnerId::LENGTH])].concat().try_into().ok()
+}
+
 /// The size of most answers, in bytes: a record. The system's allocator keeps pieces up to this one for each thread.
 const RECORD: usize = 1024;
 
@@ -191,7 +196,10 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response {
         Ok(()) => {
             // For people at a terminal.
             body.push(b'\n');
-            (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+            let mut response = Response::new(Body::from(body));
+            *response.status_mut() = status;
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
         }
         // Our own types with text keys: it can't happen, and says so if it does.
         Err(error) => Problem::new(Kind::StoreUnreadable, format!("the answer can't be written: {error}"))

@@ -10,7 +10,7 @@ use axum::{
 };
 
 use super::{
-    From, Id, json, read_json,
+    From, Id, json, location, read_json,
     runners::record,
     submit::{check_identity, wait, within},
 };
@@ -73,7 +73,7 @@ pub(super) async fn add(
         Problem::new(problem.kind(), detail).runner(id.0).into_response()
     });
     response.headers_mut().insert(RUN, HeaderValue::from(run));
-    if let Ok(location) = HeaderValue::try_from(format!("/v1/runners/{}", id.0)) {
+    if let Some(location) = location(id.0) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(response)

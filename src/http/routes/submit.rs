@@ -11,7 +11,7 @@ use axum::{
 use serde_json::{Map, Value};
 use tokio::time;
 
-use super::{From, json, runners::record};
+use super::{From, json, location, runners::record};
 use crate::{
     http::{
         Shared,
@@ -327,7 +327,7 @@ fn name(response: &mut Response, submitted: &Submitted) {
     const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
     debug_assert!(idempotency::REPLAYED.eq_ignore_ascii_case(REPLAYED.as_str()));
     let headers = response.headers_mut();
-    if let Ok(location) = HeaderValue::try_from(format!("/v1/runners/{}", submitted.id)) {
+    if let Some(location) = location(submitted.id) {
         headers.insert(header::LOCATION, location);
     }
     if submitted.replayed {
