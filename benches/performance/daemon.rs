@@ -28,7 +28,14 @@ const LOOK: Duration = Duration::from_micros(200);
 /// Builds the program as its users do, and gives its path. The one that Cargo makes beside a benchmark has crates with
 /// the features that the tests add.
 pub(crate) fn build() -> Result<PathBuf> {
-    let built = Command::new(env!("CARGO"))
+    // What Cargo tells of the benchmark's package would make it build anew what asks for it.
+    let told = std::env::vars().map(|(name, _)| name);
+    let told = told.filter(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
+    let mut command = Command::new(env!("CARGO"));
+    for name in told {
+        command.env_remove(name);
+    }
+    let built = command
         .args(["build", "--release", "--locked", "--bin", "runward"])
         .arg("--message-format=json-render-diagnostics")
         .current_dir(env!("CARGO_MANIFEST_DIR"))
