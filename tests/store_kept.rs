@@ -327,6 +327,28 @@ fn the_version_of_the_context_never_goes_back() {
 }
 
 #[test]
+fn who_is_read_while_it_is_forgotten_is_closed_or_not_there() {
+    let mut store = Store::new();
+    let ids: Vec<RunnerId> = (0..300).map(|_| store.closed(spec(), 1).id).collect();
+    let (lookup, ids) = (store.lookup(), &ids);
+    std::thread::scope(|scope| {
+        let read = scope.spawn(move || {
+            for id in ids {
+                while let Some(record) = loaded(&lookup, *id) {
+                    assert_eq!(record.state, State::Closed, "{id} has closed long ago");
+                }
+            }
+        });
+        for id in ids {
+            if read.is_finished() {
+                break;
+            }
+            store.append(&Batch { purged: vec![*id], ..Batch::default() });
+        }
+    });
+}
+
+#[test]
 fn the_purged_leave_nothing_and_places_of_events_never_come_again() {
     let mut store = Store::new();
     let kept = store.closed(spec(), 10);

@@ -4,7 +4,7 @@ use std::io;
 
 use jiff::Timestamp;
 use rusqlite::{
-    Connection, OptionalExtension, Row,
+    Connection, Row,
     types::{FromSqlError, Type},
 };
 
@@ -28,25 +28,26 @@ pub(super) fn event_from_row(row: &Row<'_>) -> rusqlite::Result<Event> {
     })
 }
 
-/// What the events of a Runner add up to. Events are the truth: no record is stored, and damage shows.
+/// What the events of a Runner add up to. Events are the truth: no record is stored, and damage shows. One statement reads
+/// them: between two the Runner may be forgotten, and with its first event alone it would be queued again.
 pub(super) fn replay(connection: &Connection, n: u64, id: RunnerId) -> rusqlite::Result<Record> {
-    let event = |row: &Row<'_>| {
-        let at = time_from_row(row, 1)?.unwrap_or_default();
-        Ok(Event { seq: row.get(0)?, runner: id, at, kind: json_from_row(row, 2)? })
-    };
-    let submitted = connection
-        .prepare_cached("SELECT seq, at, data FROM events WHERE seq = ?1")?
-        .query_row([n], event)
-        .optional()?;
-    let submitted = submitted.ok_or_else(|| unreadable(2, io::Error::other("it has no events")))?;
-    let mut record = job::create(&submitted).map_err(|illegal| unreadable(2, illegal))?;
-    let mut later = connection
-        .prepare_cached("SELECT seq, at, data FROM events WHERE n = ?1 AND seq > n ORDER BY seq")?;
-    let mut rows = later.query([n])?;
+    let mut statement = connection.prepare_cached(
+        "SELECT seq, at, data FROM events WHERE seq = ?1
+         UNION ALL
+         SELECT seq, at, data FROM events WHERE n = ?1 AND seq > n
+         ORDER BY seq",
+    )?;
+    let mut rows = statement.query([n])?;
+    let mut record = None;
     while let Some(row) = rows.next()? {
-        job::apply(&mut record, &event(row)?).map_err(|illegal| unreadable(2, illegal))?;
+        let at = time_from_row(row, 1)?.unwrap_or_default();
+        let event = Event { seq: row.get(0)?, runner: id, at, kind: json_from_row(row, 2)? };
+        match &mut record {
+            None => record = Some(job::create(&event).map_err(|illegal| unreadable(2, illegal))?),
+            Some(record) => job::apply(record, &event).map_err(|illegal| unreadable(2, illegal))?,
+        }
     }
-    Ok(record)
+    record.ok_or_else(|| unreadable(2, io::Error::other("it has no events")))
 }
 
 /// From a column of JSON.
