@@ -77,7 +77,8 @@ impl Requests {
     }
 }
 
-/// The one layer around all routes: refuses what [`access::check`] does, and counts what became of a request.
+/// The one layer around all routes: refuses what [`access::check`] does, and counts what became of a request. No `async fn`:
+/// its future would hold the request, too.
 pub(super) fn measure(
     State(shared): State<Shared>,
     request: Request,
