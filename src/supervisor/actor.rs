@@ -1,6 +1,10 @@
 //! Awaits an input, lets the core decide, performs the effects. The only writer of the supervisor's state.
+//!
+//! Single submissions are taken between commits only: while one is under way they could do no more than wait for the
+//! next, and each would wake this loop. Whatever else is asked is taken at once, as the disk may be slow.
 
 use std::{
+    pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,12 +13,12 @@ use foldhash::{HashMap, HashSet};
 use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant as TokioInstant, sleep_until},
+    time::{Instant as TokioInstant, Sleep, sleep_until},
 };
 
 use super::{
     core::{Core, Effect, Input, Now, Output, Phase, Standing, Token},
-    handle::{Archive, Command, Reply, Sent, Stage, Status, Submission, Supervisor},
+    handle::{Archive, Command, Reply, Sent, Stage, Status, Submission, Submitting, Supervisor},
     hub::Hub,
     ports::{AppendError, Batch, EventLog, Records, Report, Runners},
     wall_clock::WallClock,
@@ -25,8 +29,8 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Requests taken from the API and not yet handled. Beyond it callers wait: what they asked for was not
-/// accepted yet.
+/// Requests taken from the API and not yet handled, and as many submissions. Beyond it callers wait: what they asked
+/// for was not accepted yet.
 const COMMANDS: usize = 1024;
 
 /// Reports of Runners not yet handled. Beyond it a Runner's driver waits with its shim, and nothing is lost.
@@ -91,7 +95,8 @@ pub struct Actor<R, S> {
     core: Core,
     runners: R,
     records: S,
-    commands: mpsc::Receiver<Sent>,
+    commands: mpsc::Receiver<Sent<Command>>,
+    submissions: mpsc::Receiver<Sent<Submitting>>,
     reports: mpsc::Receiver<Report>,
     urgent: mpsc::Receiver<Urgent>,
     writer: Writer,
@@ -111,6 +116,8 @@ pub struct Actor<R, S> {
     linger: Option<TokioInstant>,
     /// What the commit under way holds back.
     in_flight: Option<InFlight>,
+    /// When the last one ended: submissions waited for that, not for this loop.
+    written_at: Instant,
     /// Why the store takes nothing, and when it is tried again.
     failing: Option<(String, TokioInstant)>,
     forced: bool,
@@ -160,13 +167,15 @@ impl<R: Runners, S: Records> Actor<R, S> {
         archive: Arc<dyn Archive>,
         log_root: std::path::PathBuf,
     ) -> std::io::Result<(Self, Supervisor)> {
-        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let (commands, received_commands) = mpsc::channel(COMMANDS);
+        let (submissions, received_submissions) = mpsc::channel(COMMANDS);
         let hub = Hub::new(parts.last_seq);
         let status = Status { stage: Stage::Recovering, counts: parts.core.counts() };
         let (status, watched) = watch::channel(status);
         let (context, watched_context) = watch::channel(parts.core.context());
         let supervisor = Supervisor {
             commands,
+            submissions,
             hub: Arc::clone(&hub),
             archive,
             status: watched,
@@ -177,7 +186,8 @@ impl<R: Runners, S: Records> Actor<R, S> {
             core: parts.core,
             runners: parts.runners,
             records: parts.records,
-            commands: receiver,
+            commands: received_commands,
+            submissions: received_submissions,
             reports: parts.reports,
             urgent: parts.urgent,
             writer: Writer::start(parts.log, Arc::clone(&parts.metrics))?,
@@ -193,6 +203,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
             pending: Pending::default(),
             linger: None,
             in_flight: None,
+            written_at: Instant::now(),
             failing: None,
             forced: false,
             ended: None,
@@ -203,6 +214,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
     /// Runs until a signal has ended everything. The store is open until this is dropped.
     pub async fn run(&mut self) -> Ended {
         let mut told = Instant::now();
+        let mut alarm = pin!(sleep_until(far().into()));
         // What waited when the daemon ended may start.
         self.input(Input::Tick);
         loop {
@@ -216,36 +228,46 @@ impl<R: Runners, S: Records> Actor<R, S> {
                 told = Instant::now();
                 self.tell_progress();
             }
-            self.turn().await;
+            self.turn(alarm.as_mut()).await;
         }
     }
 
     /// Waits for an input, and handles it with all that came along.
-    async fn turn(&mut self) {
+    async fn turn(&mut self, mut alarm: Pin<&mut Sleep>) {
         let deadline = self.core.next_deadline().map(|at| self.start + at);
         let retry = self.failing.as_ref().map(|(_, at)| at.into_std());
         let progress = self.draining().then(|| Instant::now() + PROGRESS);
         let linger = self.linger.map(TokioInstant::into_std);
         let wake = [deadline, retry, progress, linger].into_iter().flatten().min();
+        if let Some(wake) = wake.map(TokioInstant::from_std)
+            && (alarm.is_elapsed() || alarm.deadline() != wake)
+        {
+            // One alarm that is set again: a new one for each turn wakes this very loop.
+            alarm.as_mut().reset(wake);
+        }
         self.wall_clock.set(self.core.next_wall_deadline());
         let behind = self.is_behind();
+        let between_commits = self.in_flight.is_none();
         tokio::select! {
             biased;
             Some(urgent) = self.urgent.recv() => self.urgent(urgent),
-            written = self.writer.written(), if self.in_flight.is_some() => self.written(written),
+            written = self.writer.written(), if !between_commits => self.written(written),
             Some(report) = self.reports.recv() => self.input(Input::Report(report)),
             Some(command) = self.commands.recv(), if !behind => self.command(command),
+            Some(submitting) = self.submissions.recv(), if !behind && between_commits => self.submit(submitting),
             () = self.wall_clock.rings() => self.input(Input::Tick),
-            () = sleep_until(wake.unwrap_or_else(far).into()), if wake.is_some() => self.input(Input::Tick),
+            () = alarm, if wake.is_some() => self.input(Input::Tick),
         }
         for _ in 0..TURN {
-            let report = self.reports.try_recv().map(|report| self.input(Input::Report(report)));
+            let mut came = self.reports.try_recv().map(|report| self.input(Input::Report(report))).is_ok();
             // One command may be a thousand submissions.
-            let command = match self.is_behind() {
-                true => Err(mpsc::error::TryRecvError::Empty),
-                false => self.commands.try_recv().map(|command| self.command(command)),
-            };
-            if report.is_err() && command.is_err() {
+            if !self.is_behind() {
+                came |= self.commands.try_recv().map(|command| self.command(command)).is_ok();
+                if self.in_flight.is_none() {
+                    came |= self.submissions.try_recv().map(|submitting| self.submit(submitting)).is_ok();
+                }
+            }
+            if !came {
                 break;
             }
         }
@@ -273,21 +295,26 @@ impl<R: Runners, S: Records> Actor<R, S> {
         }
     }
 
-    fn command(&mut self, Sent { at, command }: Sent) {
+    fn submit(&mut self, Sent { at, what }: Sent<Submitting>) {
+        self.metrics.core_lag.observe(at.max(self.written_at).elapsed());
+        self.accept(what);
+    }
+
+    fn accept(&mut self, (Submission { id, spec, key }, reply): Submitting) {
+        if let Some((reason, _)) = &self.failing {
+            // The client may have gone: then there is nobody to tell. So below.
+            drop(reply.send(Reply::StoreFailing(reason.clone())));
+            return;
+        }
+        let token = (id, SUBMISSION);
+        self.replies.insert(token, reply);
+        self.input(Input::Submit { id, spec, key, token });
+    }
+
+    fn command(&mut self, Sent { at, what }: Sent<Command>) {
         self.metrics.core_lag.observe(at.elapsed());
-        // The client may have gone: then there is nobody to tell.
-        match command {
-            Command::Submit(submissions) => {
-                for (Submission { id, spec, key }, reply) in submissions {
-                    if let Some((reason, _)) = &self.failing {
-                        drop(reply.send(Reply::StoreFailing(reason.clone())));
-                        continue;
-                    }
-                    let token = (id, SUBMISSION);
-                    self.replies.insert(token, reply);
-                    self.input(Input::Submit { id, spec, key, token });
-                }
-            }
+        match what {
+            Command::Submit(submissions) => submissions.into_iter().for_each(|one| self.accept(one)),
             Command::Ask { id, request, reply } => {
                 let token = self.expect_reply(id, reply);
                 self.input(Input::Ask { id, request, token });
@@ -366,7 +393,8 @@ impl<R: Runners, S: Records> Actor<R, S> {
         now < *self.linger.get_or_insert(now + LINGER)
     }
 
-    fn written(&mut self, Written { batch, result }: Written) {
+    fn written(&mut self, Written { batch, result, at }: Written) {
+        self.written_at = at;
         // A store that refuses is not one that is stuck.
         for pulse in self.in_flight.iter_mut().flat_map(|in_flight| in_flight.pulses.drain(..)) {
             pulse.send(()).ok();

@@ -16,7 +16,9 @@ use crate::job::{
 /// A handle on the supervisor.
 #[derive(Clone)]
 pub struct Supervisor {
-    pub(super) commands: mpsc::Sender<Sent>,
+    pub(super) commands: mpsc::Sender<Sent<Command>>,
+    /// Taken between commits only: see [`super::actor`].
+    pub(super) submissions: mpsc::Sender<Sent<Submitting>>,
     pub(super) hub: Arc<Hub>,
     pub(super) archive: Arc<dyn Archive>,
     pub(super) status: watch::Receiver<Status>,
@@ -26,22 +28,25 @@ pub struct Supervisor {
 
 /// A request, and when it was sent.
 #[derive(Debug)]
-pub(super) struct Sent {
+pub(super) struct Sent<T> {
     pub(super) at: Instant,
-    pub(super) command: Command,
+    pub(super) what: T,
 }
 
-impl From<Command> for Sent {
-    fn from(command: Command) -> Self {
-        Self { at: Instant::now(), command }
+impl<T> From<T> for Sent<T> {
+    fn from(what: T) -> Self {
+        Self { at: Instant::now(), what }
     }
 }
+
+/// A submission, and who waits for what became of it.
+pub(super) type Submitting = (Submission, oneshot::Sender<Reply>);
 
 /// What is asked of the supervisor.
 #[derive(Debug)]
 pub(super) enum Command {
     /// All of them in one transaction.
-    Submit(Vec<(Submission, oneshot::Sender<Reply>)>),
+    Submit(Vec<Submitting>),
     Ask {
         id: RunnerId,
         request: Request,
@@ -269,7 +274,7 @@ impl Supervisor {
             }
         }
         let id = submission.id;
-        let reply = self.ask(|reply| Command::Submit(vec![(submission, reply)])).await?;
+        let reply = ask(&self.submissions, |reply| (submission, reply)).await?;
         submitted(id, reply)
     }
 
@@ -485,10 +490,7 @@ impl Supervisor {
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Refusal> {
-        let place = self.commands.reserve().await.map_err(|_| Refusal::Ended)?;
-        let (reply, answer) = oneshot::channel();
-        place.send(command(reply).into());
-        answer.await.map_err(|_| Refusal::Ended)
+        ask(&self.commands, command).await
     }
 
     /// Listens to one Runner's committed changes.
@@ -515,6 +517,16 @@ impl Supervisor {
     pub fn log_dir(&self, id: RunnerId, run: u32, attempt: u32) -> PathBuf {
         super::attempt_dir(&self.log_root, id, run, attempt)
     }
+}
+
+async fn ask<Q, T>(
+    supervisor: &mpsc::Sender<Sent<Q>>,
+    question: impl FnOnce(oneshot::Sender<T>) -> Q,
+) -> Result<T, Refusal> {
+    let place = supervisor.reserve().await.map_err(|_| Refusal::Ended)?;
+    let (reply, answer) = oneshot::channel();
+    place.send(question(reply).into());
+    answer.await.map_err(|_| Refusal::Ended)
 }
 
 fn replay(original: RunnerId, same_body: bool) -> Result<Submitted, Refusal> {

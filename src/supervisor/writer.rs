@@ -21,6 +21,7 @@ const REST: Duration = Duration::from_secs(5);
 pub(super) struct Written {
     pub(super) batch: Batch,
     pub(super) result: Result<Vec<Duplicate>, AppendError>,
+    pub(super) at: Instant,
 }
 
 /// The writer thread. It ends, and closes the store, when this is dropped.
@@ -39,7 +40,7 @@ impl Writer {
                 let started = Instant::now();
                 let result = log.append(&batch);
                 count(&metrics, started, &batch, &result);
-                if sender.blocking_send(Written { batch, result }).is_err() {
+                if sender.blocking_send(Written { batch, result, at: Instant::now() }).is_err() {
                     break;
                 }
             }

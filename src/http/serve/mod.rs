@@ -20,7 +20,7 @@ use axum::{
 };
 use futures_util::future::join_all;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Mutex, watch},
@@ -170,18 +170,15 @@ where
         }
     });
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&place)));
-    let mut connection = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(timing::HEADERS)
-            .max_buf_size(BUFFER)
-            .serve_connection(io, service)
-    );
+    let mut connection = pin!(http1::Builder::new().max_buf_size(BUFFER).serve_connection(io, service));
+    let mut late = pin!(place.late());
     let mut leaving = false;
     let ended = loop {
         tokio::select! {
+            biased;
             ended = connection.as_mut() => break ended,
             () = place.evicted() => return,
+            () = late.as_mut() => return,
             _ = closing.wait_for(|closing| *closing), if !leaving => {
                 if place.idle() {
                     return;

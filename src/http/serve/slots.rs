@@ -2,15 +2,18 @@
 
 use std::{
     collections::HashMap,
-    pin::Pin,
+    future::poll_fn,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    task::{Context, Poll},
-    time::Instant,
+    task::{Context, Poll, ready},
 };
 
 use axum::body::{Body, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep_until},
+};
 
 use crate::http::{
     access::Peer,
@@ -45,6 +48,8 @@ pub(in crate::http) struct Place {
 struct Waits {
     /// For a request or the rest of one.
     request: Option<Instant>,
+    /// Whether that is the body of one.
+    body: bool,
     /// To take what was written.
     room: Option<Instant>,
     /// Whether its answer is held open.
@@ -78,7 +83,7 @@ impl Slots {
         let place = Arc::new(Place {
             peer,
             slots: Arc::downgrade(self),
-            waits: Mutex::new(Waits { request: Some(Instant::now()), room: None, holds: false }),
+            waits: Mutex::new(Waits { request: Some(Instant::now()), body: false, room: None, holds: false }),
             evicted: Notify::new(),
         });
         let mut taken = lock(&self.taken);
@@ -100,6 +105,11 @@ impl Slots {
 impl Waits {
     fn since(&self) -> Option<Instant> {
         self.request.into_iter().chain(self.room).min()
+    }
+
+    /// For the headers of a request.
+    fn headers_since(&self) -> Option<Instant> {
+        self.request.filter(|_| !self.body)
     }
 
     /// Of one that holds an answer open, and seems to be dead.
@@ -133,9 +143,30 @@ impl Place {
         self.evicted.notified().await;
     }
 
+    /// Resolves when headers have not come in time ([`timing::HEADERS`]). To be polled after the connection: it takes
+    /// note of what became of that. hyper's own timer is made anew for each request, and wakes the loop for it; this
+    /// one is left as it is while requests come.
+    pub(super) async fn late(&self) {
+        let mut timer = pin!(sleep_until(Instant::now() + timing::HEADERS));
+        poll_fn(|context| {
+            loop {
+                let Some(since) = lock(&self.waits).headers_since() else { return Poll::Pending };
+                ready!(timer.as_mut().poll(context));
+                let due = since + timing::HEADERS;
+                if due <= Instant::now() {
+                    return Poll::Ready(());
+                }
+                timer.as_mut().reset(due);
+            }
+        })
+        .await;
+    }
+
     /// From now on the daemon waits for the rest of a request, until what is returned is dropped.
     pub(in crate::http) fn reading(&self) -> impl Drop + '_ {
-        lock(&self.waits).request = Some(Instant::now());
+        let mut waits = lock(&self.waits);
+        (waits.request, waits.body) = (Some(Instant::now()), true);
+        drop(waits);
         Reading(self)
     }
 
@@ -193,7 +224,8 @@ struct Reading<'a>(&'a Place);
 
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
-        lock(&self.0.waits).request = None;
+        let mut waits = lock(&self.0.waits);
+        (waits.request, waits.body) = (None, false);
     }
 }
 
