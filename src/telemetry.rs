@@ -5,12 +5,25 @@
 
 use std::{
     env,
+    fmt::Debug,
     io::{self, IsTerminal, stderr},
 };
 
+use tracing::{
+    field::{Field, Visit},
+    span::Record,
+};
 use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
+    EnvFilter, Layer, Registry,
+    field::RecordFields,
+    fmt::{
+        self, FormatFields, FormattedFields,
+        format::{JsonFields, Writer},
+    },
+    layer::SubscriberExt,
+    reload,
+    util::SubscriberInitExt,
 };
 
 use crate::settings::LogFormat;
@@ -65,7 +78,76 @@ fn text() -> Lines {
 
 fn json() -> Lines {
     // The outermost span of a line is the attempt's.
-    fmt::layer().json().flatten_event(true).with_current_span(false).with_writer(stderr).boxed()
+    fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .fmt_fields(JsonAsItComes)
+        .with_writer(stderr)
+        .boxed()
+}
+
+/// The fields of a span as JSON, as lines take them over. Every attempt has a span, most have no line: the library's own
+/// makes a sorted map of values first, which is three quarters of what a span costs.
+struct JsonAsItComes;
+
+impl<'w> FormatFields<'w> for JsonAsItComes {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> std::fmt::Result {
+        let mut members = Members { writer, first: true, result: Ok(()) };
+        members.result = members.writer.write_char('{');
+        fields.record(&mut members);
+        members.result?;
+        members.writer.write_char('}')
+    }
+
+    fn add_fields(&self, current: &'w mut FormattedFields<Self>, fields: &Record<'_>) -> std::fmt::Result {
+        let mut both = FormattedFields::<JsonFields>::new(std::mem::take(&mut current.fields));
+        JsonFields::new().add_fields(&mut both, fields)?;
+        current.fields = both.fields;
+        Ok(())
+    }
+}
+
+/// The members of an object.
+struct Members<'w> {
+    writer: Writer<'w>,
+    first: bool,
+    result: std::fmt::Result,
+}
+
+impl Members<'_> {
+    fn add(&mut self, field: &Field, value: std::fmt::Arguments<'_>) {
+        let comma = if std::mem::take(&mut self.first) { "" } else { "," };
+        self.result = self.result.and_then(|()| write!(self.writer, "{comma}\"{}\":{value}", field.name()));
+    }
+}
+
+impl Visit for Members<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        let text = serde_json::to_string(value).unwrap_or_default();
+        self.add(field, format_args!("{text}"));
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        // Infinity and the like are null.
+        self.add(field, format_args!("{}", serde_json::Value::from(value)));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.add(field, format_args!("{value}"));
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.add(field, format_args!("{value}"));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.add(field, format_args!("{value}"));
+    }
 }
 
 /// Fields of their own: `RUNNER=`, `RUN=`, `ATTEMPT=`.
@@ -88,4 +170,57 @@ fn journal() -> io::Result<Lines> {
 fn to_journal() -> bool {
     let Ok(stream) = env::var("JOURNAL_STREAM") else { return false };
     nix::sys::stat::fstat(stderr()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_fields_of_a_span_are_json_whatever_they_hold() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer =
+            fmt::layer().json().flatten_event(true).with_current_span(false).fmt_fields(JsonAsItComes);
+        let subscriber = tracing_subscriber::registry().with(layer.with_writer(move || writer.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            let (text, late) = ("a \"quoted\"\nline", tracing::field::Empty);
+            let span = tracing::error_span!("s", text, shown = %text, run = 1_u32, left = -2, half = 0.5, yes = true, late);
+            span.in_scope(|| tracing::info!("first"));
+            span.record("late", 7);
+            span.in_scope(|| tracing::info!("second"));
+            tracing::error_span!("empty").in_scope(|| tracing::info!("third"));
+        });
+        let lines = lines.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let spans: Vec<Value> = lines
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_slice::<Value>(line).expect("JSON")["spans"][0].clone())
+            .collect();
+        let text = "a \"quoted\"\nline";
+        let mut expected = json!({
+            "name": "s", "text": text, "shown": text, "run": 1, "left": -2, "half": 0.5, "yes": true
+        });
+        assert_eq!(spans[0], expected);
+        expected["late"] = json!(7);
+        assert_eq!(spans[1], expected);
+        assert_eq!(spans[2], json!({"name": "empty"}));
+    }
 }
