@@ -5,7 +5,7 @@
 
 use std::{
     env,
-    fmt::Debug,
+    fmt::{self, Debug, Write},
     io::{self, IsTerminal, stderr},
 };
 
@@ -18,8 +18,9 @@ use tracing_subscriber::{
     EnvFilter, Layer, Registry,
     field::RecordFields,
     fmt::{
-        self, FormatFields, FormattedFields,
+        FormatFields, FormattedFields,
         format::{JsonFields, Writer},
+        layer as lines_layer,
     },
     layer::SubscriberExt,
     reload,
@@ -73,12 +74,12 @@ type Lines = Box<dyn Layer<Filtered> + Send + Sync>;
 
 fn text() -> Lines {
     let colour = stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    fmt::layer().with_writer(stderr).with_target(false).with_ansi(colour).boxed()
+    lines_layer().with_writer(stderr).with_target(false).with_ansi(colour).boxed()
 }
 
 fn json() -> Lines {
     // The outermost span of a line is the attempt's.
-    fmt::layer()
+    lines_layer()
         .json()
         .flatten_event(true)
         .with_current_span(false)
@@ -87,20 +88,27 @@ fn json() -> Lines {
         .boxed()
 }
 
+/// The fields of an attempt's span.
+const SPAN_BYTES: usize = 96;
+
 /// The fields of a span as JSON, as lines take them over. Every attempt has a span, most have no line: the library's own
 /// makes a sorted map of values first, which is three quarters of what a span costs.
 struct JsonAsItComes;
 
 impl<'w> FormatFields<'w> for JsonAsItComes {
-    fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> std::fmt::Result {
-        let mut members = Members { writer, first: true, result: Ok(()) };
-        members.result = members.writer.write_char('{');
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut members = Members(String::with_capacity(SPAN_BYTES));
         fields.record(&mut members);
-        members.result?;
-        members.writer.write_char('}')
+        let Members(mut text) = members;
+        match text.is_empty() {
+            true => text.push_str("{}"),
+            false => text.push('}'),
+        }
+        // At once: what grows bit by bit is allocated as often.
+        writer.write_str(&text)
     }
 
-    fn add_fields(&self, current: &'w mut FormattedFields<Self>, fields: &Record<'_>) -> std::fmt::Result {
+    fn add_fields(&self, current: &'w mut FormattedFields<Self>, fields: &Record<'_>) -> fmt::Result {
         let mut both = FormattedFields::<JsonFields>::new(std::mem::take(&mut current.fields));
         JsonFields::new().add_fields(&mut both, fields)?;
         current.fields = both.fields;
@@ -108,28 +116,26 @@ impl<'w> FormatFields<'w> for JsonAsItComes {
     }
 }
 
-/// The members of an object.
-struct Members<'w> {
-    writer: Writer<'w>,
-    first: bool,
-    result: std::fmt::Result,
-}
+/// An object, but for its end.
+struct Members(String);
 
-impl Members<'_> {
-    fn add(&mut self, field: &Field, value: std::fmt::Arguments<'_>) {
-        let comma = if std::mem::take(&mut self.first) { "" } else { "," };
-        self.result = self.result.and_then(|()| write!(self.writer, "{comma}\"{}\":{value}", field.name()));
+impl Members {
+    fn add(&mut self, field: &Field, value: fmt::Arguments<'_>) {
+        self.0.push(if self.0.is_empty() { '{' } else { ',' });
+        // A String takes all.
+        write!(self.0, "\"{}\":{value}", field.name()).ok();
     }
 }
 
-impl Visit for Members<'_> {
+impl Visit for Members {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.record_str(field, &format!("{value:?}"));
+        self.add(field, format_args!("\""));
+        write!(Escaped(&mut self.0), "{value:?}").ok();
+        self.0.push('"');
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        let text = serde_json::to_string(value).unwrap_or_default();
-        self.add(field, format_args!("{text}"));
+        self.record_debug(field, &format_args!("{value}"));
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
@@ -147,6 +153,24 @@ impl Visit for Members<'_> {
 
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.add(field, format_args!("{value}"));
+    }
+}
+
+/// The inside of a string of JSON.
+struct Escaped<'a>(&'a mut String);
+
+impl Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for piece in text.split_inclusive(|char: char| matches!(char, '"' | '\\' | '\0'..='\x1f')) {
+            let plain = piece.trim_end_matches(|char: char| matches!(char, '"' | '\\' | '\0'..='\x1f'));
+            self.0.push_str(plain);
+            match piece[plain.len()..].chars().next() {
+                Some(char @ ('"' | '\\')) => self.0.extend(['\\', char]),
+                Some(control) => write!(self.0, "\\u{:04x}", u32::from(control))?,
+                None => {}
+            }
+        }
+        Ok(())
     }
 }
 
@@ -198,7 +222,7 @@ mod tests {
         let lines = Lines::default();
         let writer = lines.clone();
         let layer =
-            fmt::layer().json().flatten_event(true).with_current_span(false).fmt_fields(JsonAsItComes);
+            lines_layer().json().flatten_event(true).with_current_span(false).fmt_fields(JsonAsItComes);
         let subscriber = tracing_subscriber::registry().with(layer.with_writer(move || writer.clone()));
         tracing::subscriber::with_default(subscriber, || {
             let (text, late) = ("a \"quoted\"\nline", tracing::field::Empty);
