@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::poll;
 use nothing::Nothing;
 use runward::{
     job::{
@@ -37,11 +38,20 @@ struct Disk {
     events: Arc<Mutex<Vec<Event>>>,
     /// How many events each commit had.
     commits: Arc<Mutex<Vec<usize>>>,
+    /// What the next commit waits for: that the other end is dropped.
+    hanging: Arc<Mutex<Option<std::sync::mpsc::Receiver<()>>>>,
 }
 
 impl Disk {
     fn becomes(&self, health: u8) {
         self.health.store(health, Ordering::SeqCst);
+    }
+
+    /// The next commit hangs until what is returned is dropped.
+    fn hangs(&self) -> std::sync::mpsc::Sender<()> {
+        let (release, released) = std::sync::mpsc::channel();
+        *self.hanging.lock().expect("unpoisoned") = Some(released);
+        release
     }
 
     fn events_of(&self, id: RunnerId) -> Vec<&'static str> {
@@ -52,6 +62,10 @@ impl Disk {
 
 impl EventLog for Disk {
     fn append(&mut self, batch: &Batch) -> Result<Vec<Duplicate>, AppendError> {
+        let hanging = self.hanging.lock().expect("unpoisoned").take();
+        if let Some(released) = hanging {
+            released.recv().expect_err("nothing is sent");
+        }
         match self.health.load(Ordering::SeqCst) {
             WELL => {
                 self.commits.lock().expect("unpoisoned").push(batch.events.len());
@@ -327,4 +341,30 @@ async fn a_start_that_nobody_waits_for_is_committed_soon_and_at_once_with_what_s
     assert_eq!(before.elapsed(), Duration::ZERO, "who waits is not delayed");
     assert_eq!(rig.disk.events_of(another), ["submitted"]);
     assert_eq!(rig.disk.events_of(id), ["submitted", "starting", "running"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_submitted_during_a_commit_shares_the_next_one_and_all_else_is_answered_meanwhile() {
+    let mut rig = Rig::start();
+    let release = rig.disk.hangs();
+    let supervisor = rig.supervisor.clone();
+    let submit = || {
+        let submission = Submission { id: RunnerId::new(), spec: Arc::new(spec()), key: None };
+        Box::pin(supervisor.submit(submission))
+    };
+    let mut first = submit();
+    assert!(poll!(&mut first).is_pending());
+    let Some(Told::Prepare(..)) = rig.told.recv().await else { panic!("it is prepared first") };
+    let mut others = [submit(), submit(), submit()];
+    for other in &mut others {
+        assert!(poll!(other).is_pending());
+    }
+    let queues = supervisor.queues().await.expect("answered");
+    assert_eq!((queues[0].queued, queues[0].running), (0, 1), "the others were not taken yet");
+    drop(release);
+    first.await.expect("accepted");
+    for other in others {
+        other.await.expect("accepted");
+    }
+    assert_eq!(*rig.disk.commits.lock().expect("unpoisoned"), [2, 4], "all three in one commit");
 }

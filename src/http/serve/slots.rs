@@ -290,6 +290,11 @@ impl HttpBody for Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use futures_util::poll;
+    use tokio::time::advance;
+
     use super::*;
 
     fn enter(slots: &Arc<Slots>) -> Option<Slot> {
@@ -343,6 +348,30 @@ mod tests {
         let _busy = Busy::new(&slot.place);
         drop(slot);
         assert!(enter(&slots).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_no_headers_in_time_is_late_and_who_is_served_or_sends_a_body_is_not() {
+        let slots = Slots::new(1);
+        let slot = enter(&slots).expect("free");
+        let mut late = pin!(slot.place.late());
+        let nearly = timing::HEADERS - Duration::from_millis(1);
+        assert!(poll!(late.as_mut()).is_pending());
+        advance(nearly).await;
+        let busy = Busy::new(&slot.place);
+        advance(10 * timing::HEADERS).await;
+        assert!(poll!(late.as_mut()).is_pending(), "it is being served");
+        let reading = slot.place.reading();
+        advance(10 * timing::HEADERS).await;
+        assert!(poll!(late.as_mut()).is_pending(), "a body has a time of its own");
+        drop(reading);
+        drop(busy);
+        assert!(poll!(late.as_mut()).is_pending());
+        advance(nearly).await;
+        assert!(poll!(late.as_mut()).is_pending(), "since the last answer");
+        let before = Instant::now();
+        late.await;
+        assert_eq!(before.elapsed(), Duration::from_millis(1));
     }
 
     #[tokio::test]
