@@ -330,11 +330,11 @@ fn the_version_of_the_context_never_goes_back() {
 fn who_is_read_while_it_is_forgotten_is_closed_or_not_there() {
     let mut store = Store::new();
     let ids: Vec<RunnerId> = (0..300).map(|_| store.closed(spec(), 1).id).collect();
-    let (lookup, ids) = (store.lookup(), &ids);
+    let (readers, ids) = (store.readers(), &ids);
     std::thread::scope(|scope| {
         let read = scope.spawn(move || {
             for id in ids {
-                while let Some(record) = loaded(&lookup, *id) {
+                while let Some(record) = read(readers.record(*id)) {
                     assert_eq!(record.state, State::Closed, "{id} has closed long ago");
                 }
             }

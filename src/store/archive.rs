@@ -264,21 +264,21 @@ fn text<'a>(row: &'a Row<'_>, column: usize) -> rusqlite::Result<Option<&'a str>
     row.get_ref(column)?.as_str_or_null().map_err(unreadable)
 }
 
+// Its events are read as long as the row is: nobody sees it being forgotten.
+
 fn record(connection: &Connection, id: RunnerId) -> rusqlite::Result<Option<Record>> {
-    let n = connection
+    connection
         .prepare_cached("SELECT n FROM runners WHERE id = ?1")?
-        .query_row([id_to_row(id)], |row| row.get(0))
-        .optional()?;
-    n.map(|n| replay(connection, n, id)).transpose()
+        .query_row([id_to_row(id)], |row| replay(connection, row.get(0)?, id))
+        .optional()
 }
 
 /// The same by its place.
 fn record_at(connection: &Connection, n: u64) -> rusqlite::Result<Option<Record>> {
-    let id = connection
+    connection
         .prepare_cached("SELECT id FROM runners WHERE n = ?1")?
-        .query_row([n], |row| id_from_row(row, 0))
-        .optional()?;
-    id.map(|id| replay(connection, n, id)).transpose()
+        .query_row([n], |row| replay(connection, n, id_from_row(row, 0)?))
+        .optional()
 }
 
 /// Events after a place, of one Runner or of all.
