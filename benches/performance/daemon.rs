@@ -29,13 +29,7 @@ const LOOK: Duration = Duration::from_micros(200);
 /// the features that the tests add.
 pub(crate) fn build() -> Result<PathBuf> {
     // What Cargo tells of the benchmark's package would make it build anew what asks for it.
-    let told = std::env::vars().map(|(name, _)| name);
-    let told = told.filter(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
-    let mut command = Command::new(env!("CARGO"));
-    for name in told {
-        command.env_remove(name);
-    }
-    let built = command
+    let built = cargo_without(&["CARGO_PKG_", "CARGO_MANIFEST_"])
         .args(["build", "--release", "--locked", "--bin", "runward"])
         .arg("--message-format=json-render-diagnostics")
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -47,6 +41,17 @@ pub(crate) fn build() -> Result<PathBuf> {
     let mut messages = serde_json::Deserializer::from_slice(&built.stdout).into_iter::<serde_json::Value>();
     let program = messages.find_map(|message| Some(PathBuf::from(message.ok()?["executable"].as_str()?)));
     program.ok_or_else(|| "cargo build names no program".into())
+}
+
+/// Cargo, without the variables whose names begin so.
+pub(crate) fn cargo_without(prefixes: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    for (name, _) in std::env::vars() {
+        if prefixes.iter().any(|prefix| name.starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 pub(crate) struct Daemon {

@@ -1,9 +1,14 @@
 //! The daemon as a program: its start, its stop, its size.
 
-use std::{fs, process::Command, time::Instant};
+use std::{fs, time::Instant};
 
 use super::{median, memory, millis};
-use crate::{Bench, Result, daemon::Daemon, table::Figure, yardstick::Spawner};
+use crate::{
+    Bench, Result,
+    daemon::{Daemon, cargo_without},
+    table::Figure,
+    yardstick::Spawner,
+};
 
 pub(super) fn start(bench: &Bench) -> Result<Vec<Figure>> {
     let (mut new, mut known) = (Vec::new(), Vec::new());
@@ -47,13 +52,8 @@ pub(super) fn binary(bench: &Bench) -> Result<Vec<Figure>> {
 
 pub(super) fn build(bench: &Bench) -> Result<Vec<Figure>> {
     let target = tempfile::Builder::new().prefix("build").tempdir_in(&bench.base)?;
-    let profile = std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("CARGO_PROFILE_"));
-    let mut command = Command::new(env!("CARGO"));
-    for name in profile {
-        command.env_remove(name);
-    }
     let began = Instant::now();
-    let status = command
+    let status = cargo_without(&["CARGO_PROFILE_"])
         .args(["build", "--release", "--locked", "--target-dir"])
         .arg(target.path())
         .current_dir(env!("CARGO_MANIFEST_DIR"))
