@@ -254,12 +254,12 @@ impl Record {
             return self.not_before;
         }
         let delayed = self.spec.delay.and_then(|delay| self.created_at.checked_add(delay).ok());
-        delayed.max(self.spec.start_at)
+        delayed.max(*self.spec.start_at)
     }
 
     /// When the time for all of it is up.
     pub fn deadline_at(&self) -> Option<Timestamp> {
-        self.created_at.checked_add(self.spec.deadline?).ok()
+        self.created_at.checked_add((*self.spec.deadline)?).ok()
     }
 
     /// What the run under way or the last to begin is to do.
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn what_is_in_memory_of_a_job_that_runs_is_small() {
-        assert!(size_of::<Spec>() <= 368, "{}", size_of::<Spec>());
+        assert!(size_of::<Spec>() <= 184, "{}", size_of::<Spec>());
         assert!(size_of::<Record>() <= 224, "{}", size_of::<Record>());
         assert!(size_of::<Attempt>() <= 176, "{}", size_of::<Attempt>());
     }

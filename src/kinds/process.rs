@@ -322,7 +322,8 @@ fn plan_now(
     let mut run_files = files(shared, record.job(), key, identity.switch.as_ref()).map_err(unmade)?;
     let argv = match record.job() {
         Job::Command(command) => command.argv.iter().map(OsString::from).collect(),
-        Job::Script(Script { source, args, process: _ }) => {
+        Job::Script(script) => {
+            let Script { source, args, process: _ } = &**script;
             let path = if other {
                 run_files.give(script::NAME, source.as_bytes().to_vec())
             } else {

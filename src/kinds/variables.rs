@@ -89,7 +89,8 @@ mod tests {
 
     fn record(context: &[(&str, &str)], set: &[(&str, Option<&str>)]) -> Record {
         let job = Job::Command(Command { argv: vec!["true".into()], ..Command::default() });
-        let context = context.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let context = context.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        let context = context.collect::<BTreeMap<_, _>>().into();
         let spec = Arc::new(Spec { context, ..Spec::new(job, Duration::ZERO) });
         let kind = EventKind::Submitted { spec };
         let event = Event { seq: 1, runner: RunnerId::new(), at: Timestamp::UNIX_EPOCH, kind };

@@ -216,7 +216,7 @@ fn histograms(text: &mut Text, name: &str, histograms: &[Histogram]) {
 /// When it might have started first.
 fn ready_since(record: &Record) -> Timestamp {
     let delayed = record.spec.delay.and_then(|delay| record.created_at.checked_add(delay).ok());
-    [delayed, record.spec.start_at].into_iter().flatten().fold(record.created_at, Ord::max)
+    [delayed, *record.spec.start_at].into_iter().flatten().fold(record.created_at, Ord::max)
 }
 
 /// The attempt that was over then: others may have followed in the same commit.

@@ -38,7 +38,7 @@ impl Turn<'_> {
         if let Err(denied) = self.admit(&spec) {
             return self.reply(token, Answer::Denied(denied));
         }
-        let deadline = spec.deadline;
+        let deadline = *spec.deadline;
         self.append(id, EventKind::Submitted { spec });
         if let Some(deadline) = deadline {
             self.core.timers.set(id, Timer::Deadline, self.now.mono.saturating_add(deadline));
@@ -65,7 +65,7 @@ impl Turn<'_> {
         let Some(active) = self.core.active.get_mut(&id) else { return };
         let first = active.record.cancel.is_none();
         let key = active.key;
-        let grace = active.record.spec.cancel_grace;
+        let grace = *active.record.spec.cancel_grace;
         if matches!(active.record.state, State::Draining | State::Idle) {
             return;
         }
@@ -108,7 +108,7 @@ impl Turn<'_> {
         match news {
             News::Running { pid, start_time } => {
                 self.append(id, EventKind::Running { pid, start_time });
-                let timeout = self.core.active.get(&id).and_then(|active| active.record.spec.timeout);
+                let timeout = self.core.active.get(&id).and_then(|active| *active.record.spec.timeout);
                 if let Some(timeout) = timeout {
                     self.set_timer(id, Timer::Timeout, timeout);
                 }
@@ -448,7 +448,7 @@ impl Turn<'_> {
         match ready {
             Ready::Now => self.core.line.push(&ticket),
             // A time of day is the wall clock's; a wait is not, and a jump of that clock neither ends nor extends it.
-            Ready::Later(at) if record.attempt().is_none() && record.spec.start_at == Some(at) => {
+            Ready::Later(at) if record.attempt().is_none() && *record.spec.start_at == Some(at) => {
                 self.core.timers.at(id, at);
             }
             Ready::Later(at) => self.set_timer(id, Timer::Ready, until(self.now.wall, at)),

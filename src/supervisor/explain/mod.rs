@@ -241,7 +241,7 @@ fn cancelling(record: &Record, grace: Duration, facts: &mut Facts) -> String {
         CancelReason::Requested | CancelReason::Timeout | CancelReason::Deadline => {
             Some(record.spec.cancel_grace.unwrap_or(grace))
         }
-        CancelReason::Shutdown => record.spec.cancel_grace,
+        CancelReason::Shutdown => *record.spec.cancel_grace,
     };
     facts.until = patience.and_then(|patience| receipt.requested_at.checked_add(patience).ok());
     match facts.until {

@@ -83,7 +83,7 @@ fn until(record: &Record, at: Time, facts: &mut Facts) -> String {
             facts.reason = Reason::Backoff;
             format!("It waits until {at} before it is tried again: attempt {number} of {max} failed, {how}")
         }
-        None => match spec.delay {
+        None => match *spec.delay {
             Some(delay) if spec.start_at.is_none() => {
                 facts.reason = Reason::Delayed;
                 format!("It waits until {at}, because of its delay of {}", span(delay))

@@ -1,0 +1,69 @@
+//! Values that most do without.
+
+use std::{collections::BTreeMap, fmt, ops::Deref};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// What a value mostly is.
+pub trait Usual: PartialEq + Sized + 'static {
+    /// It.
+    const USUAL: &'static Self;
+}
+
+impl<K: PartialEq + 'static, V: PartialEq + 'static> Usual for BTreeMap<K, V> {
+    const USUAL: &'static Self = &BTreeMap::new();
+}
+
+impl<T: PartialEq + 'static> Usual for Option<T> {
+    const USUAL: &'static Self = &None;
+}
+
+/// A value that takes the room of a pointer as long as it is the [usual](Usual) one. It is read and stored as the value
+/// itself.
+#[derive(Clone, PartialEq)]
+pub struct Rare<T>(Option<Box<T>>);
+
+impl<T> Rare<T> {
+    /// Whether it is the usual one.
+    pub fn is_usual(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl<T> Default for Rare<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T: Usual> From<T> for Rare<T> {
+    fn from(value: T) -> Self {
+        Self((value != *T::USUAL).then(|| Box::new(value)))
+    }
+}
+
+impl<T: Usual> Deref for Rare<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_deref().unwrap_or(T::USUAL)
+    }
+}
+
+impl<T: Usual + fmt::Debug> fmt::Debug for Rare<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<T: Usual + Serialize> Serialize for Rare<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (**self).serialize(serializer)
+    }
+}
+
+impl<'de, T: Usual + Deserialize<'de>> Deserialize<'de> for Rare<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        T::deserialize(deserializer).map(Self::from)
+    }
+}
