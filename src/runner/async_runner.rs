@@ -7,8 +7,9 @@ use std::task::{Context as Waking, Poll, ready};
 
 use super::control::Control;
 use super::core::{Core, State, event_loop, never_ran, shared_loop};
-use super::drive::{self, Verdict};
+use super::drive::{self, Drive, Verdict};
 use super::sync::Arc;
+use super::task::Cell;
 use super::{
     Builder, CloseReport, Context, EventLoop, RunError, Runner, RunnerHandle, Scope, ScopeError, Task,
     TaskError, TaskHandle,
@@ -140,6 +141,28 @@ impl AsyncRunner {
         self.start_main(None, true, Scope::enter(main), drive::scoped, Location::caller())
     }
 
+    /// The same without a task of the runtime: who awaits the main task polls it, and dropping it
+    /// drops what it does.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    #[track_caller]
+    pub(crate) fn start_scoped_here<F, Fut, T, E>(
+        &mut self,
+        main: F,
+    ) -> Result<MainHere<impl Future<Output = Result<T, E>> + use<F, Fut, T, E>>, RunError>
+    where
+        F: FnOnce(Scope) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+        E: ScopeError,
+    {
+        let cell = self.begin(None, true, Location::caller())?;
+        cell.event_loop.adopt(&cell);
+        let task = Drive::new(cell, Scope::enter(main), drive::scoped);
+        Ok(MainHere { waiting: Waiting { task, control: self.core.control.clone() } })
+    }
+
     fn start_main<F>(
         &mut self,
         context: Option<Context>,
@@ -152,18 +175,29 @@ impl AsyncRunner {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
+        let main = self.begin(context, scoped, source)?;
+        let task = main.event_loop.clone().spawn(main, future, verdict);
+        Ok(MainTask { waiting: Waiting { task, control: self.core.control.clone() } })
+    }
+
+    /// The main task of a new run, before it has anything to do.
+    fn begin(
+        &mut self,
+        context: Option<Context>,
+        scoped: bool,
+        source: &'static Location<'static>,
+    ) -> Result<Arc<Cell>, RunError> {
         if let Err(error) = self.core.open(shared_loop) {
             never_ran(&error, source);
             return Err(error);
         }
         let State::Open(opened) = &self.core.state else { return Err(RunError::Closed) };
         let main = self.core.main(opened, context, scoped, source);
-        let control = self.core.control.clone();
-        if !control.begin_run(&main) {
+        if !self.core.control.begin_run(&main) {
             never_ran(&RunError::LoopRunning, source);
             return Err(RunError::LoopRunning);
         }
-        Ok(MainTask { waiting: Waiting { task: opened.event_loop.spawn(main, future, verdict), control } })
+        Ok(main)
     }
 
     /// The loop, made now if this is the first use.
@@ -313,6 +347,21 @@ impl<T> Future for MainTask<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Waking<'_>) -> Poll<Self::Output> {
         let end = ready!(Pin::new(&mut self.waiting).poll(cx));
         Poll::Ready(self.waiting.control.conclude(&self.waiting.task.handle.cell, end))
+    }
+}
+
+/// A main task that is polled where it is awaited.
+#[must_use = "the main task is dropped"]
+pub(crate) struct MainHere<F: Future> {
+    waiting: Waiting<Drive<F>>,
+}
+
+impl<F: Future> Future for MainHere<F> {
+    type Output = Result<F::Output, RunError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Waking<'_>) -> Poll<Self::Output> {
+        let end = ready!(Pin::new(&mut self.waiting).poll(cx));
+        Poll::Ready(self.waiting.control.conclude(&self.waiting.task.cell, end))
     }
 }
 

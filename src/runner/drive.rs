@@ -33,7 +33,7 @@ pub(crate) fn scoped<T, E: ScopeError>(result: &Result<T, E>) -> Verdict<'_> {
 }
 
 pub(crate) struct Drive<F: Future> {
-    cell: Arc<Cell>,
+    pub(crate) cell: Arc<Cell>,
     /// Boxed so that it can be dropped where it stands; none once it has ended.
     future: Option<Pin<Box<F>>>,
     verdict: fn(&F::Output) -> Verdict<'_>,
