@@ -426,7 +426,7 @@ fn retention_sees_the_oldest_first() {
     assert_eq!((totals.records, totals.log_bytes), (2, 123));
     let oldest = read(readers.oldest_closed(10));
     assert_eq!(oldest.iter().map(|closed| closed.id).collect::<Vec<_>>(), [first.id, second.id]);
-    assert_eq!((oldest[0].log_bytes, Some(oldest[0].at)), (100, first.closed_at));
+    assert_eq!((oldest[0].log_bytes, Some(oldest[0].at)), (100, *first.closed_at));
     assert_eq!(read(readers.oldest_closed(1)).len(), 1);
 }
 

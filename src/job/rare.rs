@@ -28,6 +28,14 @@ impl<T> Rare<T> {
     pub fn is_usual(&self) -> bool {
         self.0.is_none()
     }
+
+    /// The value itself.
+    pub fn into_inner(self) -> T
+    where
+        T: Default,
+    {
+        self.0.map_or_else(T::default, |value| *value)
+    }
 }
 
 impl<T> Default for Rare<T> {

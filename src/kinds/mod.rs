@@ -192,7 +192,7 @@ impl Fleet {
             None => {
                 let runtime = if inside { &self.inside.runtime } else { &self.runtime };
                 let mut runner = Runner::builder()
-                    .name(id.to_string())
+                    .named_by(Arc::clone(&attempt) as _)
                     .debug(debug)
                     .loop_factory(LoopFactory::shared(runtime.clone()))
                     .drain_timeout(drain_timeout)

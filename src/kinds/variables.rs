@@ -68,7 +68,7 @@ impl Context {
             }
         }
         variables.extend(own.iter().map(|(name, value)| (name.clone(), value.clone())));
-        for (name, value) in &record.variables {
+        for (name, value) in &*record.variables {
             match value {
                 Some(value) => drop(variables.insert(name.clone(), value.clone())),
                 None => drop(variables.remove(name)),
@@ -96,7 +96,7 @@ mod tests {
         let event = Event { seq: 1, runner: RunnerId::new(), at: Timestamp::UNIX_EPOCH, kind };
         let mut record = job::create(&event).expect("legal");
         let set = set.iter().map(|(name, value)| (name.to_string(), value.map(str::to_owned)));
-        record.variables = set.collect();
+        record.variables = set.collect::<BTreeMap<_, _>>().into();
         record
     }
 

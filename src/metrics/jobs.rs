@@ -222,7 +222,7 @@ fn ready_since(record: &Record) -> Timestamp {
 /// The attempt that was over then: others may have followed in the same commit.
 fn ended_at(record: &Record, at: Timestamp) -> Option<&Attempt> {
     let mut latest = record.runs.iter().rev().flat_map(|run| run.attempts.iter().rev());
-    latest.find(|attempt| attempt.ended_at == Some(at))
+    latest.find(|attempt| *attempt.ended_at == Some(at))
 }
 
 /// Nothing where the clock was set back.

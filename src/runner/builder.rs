@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 
 use super::sync::Arc;
+use super::task::Name;
 use super::{AsyncRunner, Context, Runner};
 
 /// Makes the event loop of a Runner, when it first needs one.
@@ -117,7 +118,7 @@ impl fmt::Debug for LoopFactory {
 #[derive(Debug)]
 #[must_use]
 pub struct Builder {
-    pub(crate) name: Option<Arc<str>>,
+    pub(crate) name: Option<Name>,
     pub(crate) debug: Option<bool>,
     pub(crate) factory: LoopFactory,
     /// None: SIGINT.
@@ -157,7 +158,13 @@ impl Builder {
     /// let runner = Runner::builder().name("import").build();
     /// ```
     pub fn name(mut self, name: impl Into<Box<str>>) -> Self {
-        self.name = Some(Arc::from(name.into()));
+        self.name = Some(Name(Arc::new(name.into())));
+        self
+    }
+
+    /// A name that somebody has who can tell it: nothing is kept but a reference.
+    pub(crate) fn named_by(mut self, name: Arc<dyn fmt::Display + Send + Sync>) -> Self {
+        self.name = Some(Name(name));
         self
     }
 

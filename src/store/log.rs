@@ -233,11 +233,11 @@ fn put_records(
                 micros(record.ready_at()),
                 micros(record.deadline_at()),
                 in_process(record),
-                micros(record.closed_at),
+                micros(*record.closed_at),
                 log_bytes,
             ])?;
         } else if closed {
-            close.execute(params![n, state, outcome, micros(record.closed_at), log_bytes])?;
+            close.execute(params![n, state, outcome, micros(*record.closed_at), log_bytes])?;
         } else {
             update.execute(params![n, state, record.held, micros(record.ready_at()), in_process(record)])?;
         }
