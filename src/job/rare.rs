@@ -75,3 +75,26 @@ impl<'de, T: Usual + Deserialize<'de>> Deserialize<'de> for Rare<T> {
         T::deserialize(deserializer).map(Self::from)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Name = Rare<Option<String>>;
+
+    #[test]
+    fn it_is_stored_as_the_value_itself() {
+        for (name, text) in [(Some("x".to_owned()), r#""x""#), (None, "null")] {
+            let rare = Name::from(name.clone());
+            assert_eq!(serde_json::to_string(&rare).expect("written"), text);
+            assert_eq!(serde_json::from_str::<Name>(text).expect("read"), rare);
+            assert_eq!(rare.into_inner(), name);
+        }
+    }
+
+    #[test]
+    fn the_usual_value_takes_a_pointer() {
+        assert_eq!(size_of::<Name>(), size_of::<usize>());
+        assert!(Name::default().is_usual() && Name::from(None).is_usual());
+    }
+}

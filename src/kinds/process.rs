@@ -61,11 +61,11 @@ impl Hold {
 struct Work {
     scope: Scope,
     shared: Arc<Shared>,
-    attempt: Arc<Attempt>,
 }
 
 /// What its launch is planned from, in a box of its own: it goes before the job begins.
 struct Origin {
+    attempt: Arc<Attempt>,
     record: Arc<Record>,
     context: Context,
 }
@@ -79,11 +79,9 @@ pub(super) fn start(
     attempt: Arc<Attempt>,
     context: Context,
 ) -> Result<impl Main + use<>, RunError> {
-    let origin = Box::new(Origin { record, context });
-    runner.start_scoped_here(move |scope| {
-        let told = Arc::clone(&attempt);
-        told.told(run(Work { scope, shared, attempt }, origin))
-    })
+    let told = Arc::clone(&attempt);
+    let origin = Box::new(Origin { attempt, record, context });
+    runner.start_scoped_here(move |scope| told.told(run(Work { scope, shared }, origin)))
 }
 
 /// Boxed, all but the wait for the end: there may be thousands that wait, and they need less.
@@ -100,7 +98,7 @@ fn run(work: Work, origin: Box<Origin>) -> impl Future<Output = Ended> {
             Err(Cancelled { .. }) => Box::pin(watch.stop()).await,
         };
         if end.lost {
-            Box::pin(work.tidy()).await;
+            Box::pin(work.tidy(&watch.reporter)).await;
         }
         Ok(Box::new(Done { end: *end, hold: Some(Hold(watch.shim)) }))
     }
@@ -112,8 +110,8 @@ impl Work {
         // It may have to wait for its turn, and a thousand others with it: until then there is nothing else.
         let shim = async { self.shared.launcher.shim().await.map(Box::new) };
         let shim = self.scope.cancellable(shim).await?;
+        let mut link = Link(Arc::clone(&origin.attempt));
         let prepared = Box::pin(self.prepare(shim, origin)).await?;
-        let mut link = Link(Arc::clone(&self.attempt));
         self.scope.cancellable(link.until(|orders| orders.go)).await?.map_err(|_| Stopped::Aborted)?;
         let mut shim = match prepared {
             Ok(shim) => shim,
@@ -136,9 +134,9 @@ impl Work {
         };
         let prepared = async {
             let mut shim = shim.map_err(failed)?;
-            let Origin { record, context } = *origin;
+            let Origin { attempt, record, context } = *origin;
             let variables = context.variables(&record).await?;
-            let launch = plan(&self.scope, &self.shared, record, self.attempt.key, variables).await?;
+            let launch = plan(&self.scope, &self.shared, record, attempt.key, variables).await?;
             shim.prepare(&launch).map_err(failed)?;
             Ok(shim)
         };
@@ -146,8 +144,8 @@ impl Work {
     }
 
     /// Removes the files of an attempt whose shim could not. Nobody knows how much its user has put there.
-    async fn tidy(&self) {
-        let (shared, attempt) = (Arc::clone(&self.shared), Arc::clone(&self.attempt));
+    async fn tidy(&self, attempt: &Arc<Attempt>) {
+        let (shared, attempt) = (Arc::clone(&self.shared), Arc::clone(attempt));
         let tidy = move || {
             let switch = attempt.job().process().and_then(|process| identity(process).ok()?.switch);
             if let Ok(files) = files(&shared, attempt.job(), attempt.key, switch.as_ref()) {
@@ -479,6 +477,6 @@ mod tests {
 
     #[test]
     fn the_main_task_of_a_job_that_runs_is_small() {
-        assert!(size(run) <= 432, "{}", size(run));
+        assert!(size(run) <= 288, "{}", size(run));
     }
 }

@@ -7,7 +7,7 @@ use std::task::{Context as Waking, Poll, ready};
 
 use super::control::Control;
 use super::core::{Core, State, event_loop, never_ran, shared_loop};
-use super::drive::{self, Drive, Verdict};
+use super::drive::{self, Verdict};
 use super::sync::Arc;
 use super::task::Cell;
 use super::{
@@ -141,28 +141,6 @@ impl AsyncRunner {
         self.start_main(None, true, Scope::enter(main), drive::scoped, Location::caller())
     }
 
-    /// The same without a task of the runtime: who awaits the main task polls it, and dropping it
-    /// drops what it does.
-    ///
-    /// # Errors
-    ///
-    /// As [`start`](Self::start).
-    #[track_caller]
-    pub(crate) fn start_scoped_here<F, Fut, T, E>(
-        &mut self,
-        main: F,
-    ) -> Result<MainHere<impl Future<Output = Result<T, E>> + use<F, Fut, T, E>>, RunError>
-    where
-        F: FnOnce(Scope) -> Fut,
-        Fut: Future<Output = Result<T, E>>,
-        E: ScopeError,
-    {
-        let cell = self.begin(None, true, Location::caller())?;
-        cell.event_loop.adopt(&cell);
-        let task = Drive::new(cell, Scope::enter(main), drive::scoped);
-        Ok(MainHere { waiting: Waiting { task, control: self.core.control.clone() } })
-    }
-
     fn start_main<F>(
         &mut self,
         context: Option<Context>,
@@ -181,7 +159,7 @@ impl AsyncRunner {
     }
 
     /// The main task of a new run, before it has anything to do.
-    fn begin(
+    pub(super) fn begin(
         &mut self,
         context: Option<Context>,
         scoped: bool,
@@ -347,21 +325,6 @@ impl<T> Future for MainTask<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Waking<'_>) -> Poll<Self::Output> {
         let end = ready!(Pin::new(&mut self.waiting).poll(cx));
         Poll::Ready(self.waiting.control.conclude(&self.waiting.task.handle.cell, end))
-    }
-}
-
-/// A main task that is polled where it is awaited.
-#[must_use = "the main task is dropped"]
-pub(crate) struct MainHere<F: Future> {
-    waiting: Waiting<Drive<F>>,
-}
-
-impl<F: Future> Future for MainHere<F> {
-    type Output = Result<F::Output, RunError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Waking<'_>) -> Poll<Self::Output> {
-        let end = ready!(Pin::new(&mut self.waiting).poll(cx));
-        Poll::Ready(self.waiting.control.conclude(&self.waiting.task.cell, end))
     }
 }
 

@@ -162,12 +162,6 @@ impl Builder {
         self
     }
 
-    /// A name that somebody has who can tell it: nothing is kept but a reference.
-    pub(crate) fn named_by(mut self, name: Arc<dyn fmt::Display + Send + Sync>) -> Self {
-        self.name = Some(Name(name));
-        self
-    }
-
     /// Whether debug findings are reported, through `tracing` at level WARN: slow polls, tasks
     /// never polled, tasks dropped while pending. `None` follows the environment variable
     /// `RUNWARD_DEBUG`, where everything but empty and `0` means yes.
