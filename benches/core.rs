@@ -73,8 +73,10 @@ impl Rig {
             shutdown: Duration::from_secs(300),
         };
         let job = Job::Command(Command { argv: vec!["true".into()], ..Command::default() });
-        let spec =
-            Spec { timeout: Some(Duration::from_secs(60)), ..Spec::new(job, Duration::from_secs(300)) };
+        let spec = Spec {
+            timeout: Some(Duration::from_secs(60)).into(),
+            ..Spec::new(job, Duration::from_secs(300))
+        };
         let mut core = Core::new(limits, "0b2b5f1c-9a1c-4b9f-8a36-0f6c2d4e5f60".into(), 1);
         let paused = runward::job::QueueSettings { max_running: None, paused: true };
         core.configure([("paused".to_owned(), paused)].into(), Default::default());

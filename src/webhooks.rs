@@ -255,7 +255,7 @@ mod tests {
         let kind = EventKind::Submitted { spec: Arc::new(Spec::new(job, Duration::ZERO)) };
         let event = Event { seq: 1, runner: RunnerId::new(), at: Timestamp::UNIX_EPOCH, kind };
         let mut record = job::create(&event).expect("legal");
-        record.closed_at = Some(Timestamp::UNIX_EPOCH);
+        record.closed_at = Some(Timestamp::UNIX_EPOCH).into();
         record
     }
 

@@ -573,7 +573,7 @@ impl World {
                 let id = RunnerId::new();
                 let spec = Arc::new(spec(&asking, self.wall));
                 let delayed = spec.delay.map(|delay| self.wall + delay);
-                if let Some(until) = delayed.max(spec.start_at) {
+                if let Some(until) = delayed.max(*spec.start_at) {
                     self.waits.insert(id, until);
                 }
                 let token = (id, 0);
@@ -773,14 +773,14 @@ fn spec(asking: &Asking, now: Timestamp) -> Spec {
         priority: asking.priority,
         queue: queue.into(),
         weight: asking.weight.max(1),
-        timeout: seconds(asking.timeout),
-        cancel_grace: seconds(asking.grace),
-        delay: seconds(asking.delay),
-        start_at: seconds(asking.start_in).map(|wait| now + wait),
-        deadline: seconds(asking.deadline),
-        concurrency_key: asking.key.map(|key| key.to_string()),
+        timeout: seconds(asking.timeout).into(),
+        cancel_grace: seconds(asking.grace).into(),
+        delay: seconds(asking.delay).into(),
+        start_at: seconds(asking.start_in).map(|wait| now + wait).into(),
+        deadline: seconds(asking.deadline).into(),
+        concurrency_key: asking.key.map(|key| key.to_string()).into(),
         keep_open: asking.keep_open,
-        retry: Retry { max_attempts: asking.attempts.max(1), ..Retry::default() },
+        retry: Retry { max_attempts: asking.attempts.max(1), ..Retry::default() }.into(),
         on_lost: asking.on_lost,
         on_shutdown: asking.on_shutdown,
         ..Spec::new(job(asking.in_process), Duration::from_secs(300))

@@ -1,6 +1,9 @@
 //! What the store keeps besides events and records, what it forgets, and how an older file becomes a newer one.
 
-use std::{fs::Permissions, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, fs::Permissions, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc,
+    time::Duration,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use runward::{
@@ -85,7 +88,10 @@ fn read<T>(reading: Reading<T>) -> T {
 
 fn spec() -> Spec {
     let job = Job::Command(Command { argv: vec!["true".into()], ..Command::default() });
-    Spec { labels: [("team".into(), "data".into())].into(), ..Spec::new(job, Duration::from_secs(300)) }
+    Spec {
+        labels: BTreeMap::from([("team".into(), "data".into())]).into(),
+        ..Spec::new(job, Duration::from_secs(300))
+    }
 }
 
 fn life(bytes: u64) -> Vec<EventKind> {
@@ -246,10 +252,10 @@ fn what_waits_is_restored_without_its_record() {
             queue: "heavy".into(),
             priority: -2,
             weight: 3,
-            concurrency_key: Some("app".into()),
-            delay: Some(Duration::from_secs(10)),
-            start_at: Some(start),
-            deadline: Some(Duration::from_secs(60)),
+            concurrency_key: Some("app".into()).into(),
+            delay: Some(Duration::from_secs(10)).into(),
+            start_at: Some(start).into(),
+            deadline: Some(Duration::from_secs(60)).into(),
             ..spec()
         },
         vec![],
@@ -420,7 +426,7 @@ fn retention_sees_the_oldest_first() {
     assert_eq!((totals.records, totals.log_bytes), (2, 123));
     let oldest = read(readers.oldest_closed(10));
     assert_eq!(oldest.iter().map(|closed| closed.id).collect::<Vec<_>>(), [first.id, second.id]);
-    assert_eq!((oldest[0].log_bytes, Some(oldest[0].at)), (100, first.closed_at));
+    assert_eq!((oldest[0].log_bytes, Some(oldest[0].at)), (100, *first.closed_at));
     assert_eq!(read(readers.oldest_closed(1)).len(), 1);
 }
 

@@ -1,6 +1,6 @@
 //! Lists of the store: what is asked for is found, whatever else there is, and a page is never looked for long.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use runward::{
@@ -134,13 +134,15 @@ fn filters_and_their_combinations_find_what_a_look_at_all_finds() {
     let outcomes = [Outcome::Succeeded, Outcome::Failed, Outcome::Lost];
     let jobs = (0..240).map(|number: usize| {
         let mut spec = spec(["default", "nightly", "x"][number % 3]);
-        spec.name = number.is_multiple_of(4).then(|| ["a", "b"][number / 4 % 2].to_owned());
+        spec.name = number.is_multiple_of(4).then(|| ["a", "b"][number / 4 % 2].to_owned()).into();
+        let mut labels = BTreeMap::new();
         if number % 5 < 3 {
-            spec.labels.insert("team".into(), ["data", "web"][number % 2].into());
+            labels.insert("team".into(), ["data", "web"][number % 2].into());
         }
         if number.is_multiple_of(7) {
-            spec.labels.insert("tier".into(), "1".into());
+            labels.insert("tier".into(), "1".into());
         }
+        spec.labels = labels.into();
         let life = match number % 8 {
             0 | 1 => vec![],
             2 => started(),
@@ -193,7 +195,7 @@ fn filters_and_their_combinations_find_what_a_look_at_all_finds() {
 #[test]
 fn what_is_rare_among_many_is_found_at_once_or_page_by_page() {
     let mut store = Store::new();
-    let rare = Spec { name: Some("rare".into()), ..spec("default") };
+    let rare = Spec { name: Some("rare".into()).into(), ..spec("default") };
     let rare = store.runners(vec![(rare, vec![]), (spec("small"), vec![])]);
     store.runners((0..LOOKS + 10).map(|_| (spec("large"), vec![])).collect());
     for (filter, expected) in [

@@ -4,6 +4,7 @@
 mod event;
 mod id;
 mod limits;
+mod rare;
 mod record;
 mod settings;
 mod spec;
@@ -15,6 +16,7 @@ pub use event::{
 };
 pub use id::{AttemptKey, ParseIdError, RunnerId};
 pub use limits::{Bound, Controller, Limits, Resource, Rlimit, Rlimits};
+pub use rare::{Rare, Usual};
 pub use record::{Attempt, Drain, Failure, Raised, Receipt, Record, Run, Step};
 pub use settings::{ContextValue, QueueSettings, SharedContext, Variable};
 pub use spec::{

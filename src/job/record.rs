@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{
     event::{Action, CancelReason, Exit, OutputFacts, Requester},
     id::{AttemptKey, RunnerId},
+    rare::Rare,
     spec::{Job, Spec},
     state::{AttemptState, Outcome, State},
 };
@@ -32,8 +33,8 @@ pub struct Record {
     #[serde(default)]
     pub held: bool,
     /// Waits, but its turn may only come then.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub not_before: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Rare::is_usual")]
+    pub not_before: Rare<Option<Timestamp>>,
     /// To be closed when its attempt is over, whatever would follow otherwise.
     #[serde(default)]
     pub closing: bool,
@@ -44,14 +45,15 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due: Option<Outcome>,
     /// Variables that runs set for the next ones; `None`: unset.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub variables: BTreeMap<String, Option<String>>,
+    #[serde(default, skip_serializing_if = "Rare::is_usual")]
+    pub variables: Rare<BTreeMap<String, Option<String>>>,
     /// When it was accepted.
     pub created_at: Timestamp,
     /// When its first attempt began.
     pub started_at: Option<Timestamp>,
     /// When it was closed.
-    pub closed_at: Option<Timestamp>,
+    #[serde(default)]
+    pub closed_at: Rare<Option<Timestamp>>,
     /// Its runs.
     pub runs: Vec<Run>,
     /// The record of its cancellation: of the attempt under way or the last one, or of its wait for a turn.
@@ -94,7 +96,8 @@ pub struct Attempt {
     /// What went wrong.
     pub error: Option<Box<Failure>>,
     /// What it wrote.
-    pub output: Option<OutputFacts>,
+    #[serde(default)]
+    pub output: Rare<Option<OutputFacts>>,
     /// Processes of it that outlived its main process and were killed then.
     #[serde(default)]
     pub swept: u32,
@@ -110,7 +113,8 @@ pub struct Attempt {
     /// When it began.
     pub started_at: Timestamp,
     /// When it was over.
-    pub ended_at: Option<Timestamp>,
+    #[serde(default)]
+    pub ended_at: Rare<Option<Timestamp>>,
 }
 
 /// Why an attempt failed, where it is not the exit that tells.
@@ -251,15 +255,15 @@ impl Record {
     /// ones its backoff.
     pub fn ready_at(&self) -> Option<Timestamp> {
         if self.attempt().is_some() || self.not_before.is_some() {
-            return self.not_before;
+            return *self.not_before;
         }
         let delayed = self.spec.delay.and_then(|delay| self.created_at.checked_add(delay).ok());
-        delayed.max(self.spec.start_at)
+        delayed.max(*self.spec.start_at)
     }
 
     /// When the time for all of it is up.
     pub fn deadline_at(&self) -> Option<Timestamp> {
-        self.created_at.checked_add(self.spec.deadline?).ok()
+        self.created_at.checked_add((*self.spec.deadline)?).ok()
     }
 
     /// What the run under way or the last to begin is to do.
@@ -291,8 +295,8 @@ mod tests {
 
     #[test]
     fn what_is_in_memory_of_a_job_that_runs_is_small() {
-        assert!(size_of::<Spec>() <= 368, "{}", size_of::<Spec>());
-        assert!(size_of::<Record>() <= 224, "{}", size_of::<Record>());
-        assert!(size_of::<Attempt>() <= 176, "{}", size_of::<Attempt>());
+        assert!(size_of::<Spec>() <= 184, "{}", size_of::<Spec>());
+        assert!(size_of::<Record>() <= 152, "{}", size_of::<Record>());
+        assert!(size_of::<Attempt>() <= 144, "{}", size_of::<Attempt>());
     }
 }

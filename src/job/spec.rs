@@ -9,6 +9,7 @@ use serde_json::{Map, Value, value::RawValue};
 use super::{
     event::Exit,
     limits::{Limits, Rlimits},
+    rare::{Rare, Usual},
     state::words,
 };
 
@@ -18,44 +19,44 @@ pub struct Spec {
     /// What to do.
     pub job: Job,
     /// A name for people; need not be unique.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
+    #[serde(default, skip_serializing_if = "Rare::is_usual")]
+    pub name: Rare<Option<String>>,
     /// The queue it waits in.
     pub queue: String,
     /// Higher goes first; equal ones go in the order of their acceptance.
     #[serde(default, skip_serializing_if = "is_default")]
     pub priority: i32,
     /// Labels to find it by.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Rare::is_usual")]
+    pub labels: Rare<BTreeMap<String, String>>,
     /// Variables over those of the shared context; a process sees them in its environment.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub context: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Rare::is_usual")]
+    pub context: Rare<BTreeMap<String, String>>,
     /// How many slots it takes.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub weight: u32,
     /// How long it waits after its acceptance before it may start.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub delay: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Rare::is_usual")]
+    pub delay: Rare<Option<Duration>>,
     /// When it may start, by the wall clock.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Rare::is_usual")]
+    pub start_at: Rare<Option<Timestamp>>,
     /// Of the jobs with the same key only one is started at a time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub concurrency_key: Option<String>,
+    #[serde(default, skip_serializing_if = "Rare::is_usual")]
+    pub concurrency_key: Rare<Option<String>>,
     /// How long all of it may take, waiting and retries included, counted from its acceptance.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deadline: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Rare::is_usual")]
+    pub deadline: Rare<Option<Duration>>,
     /// When a failed attempt is followed by another.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub retry: Retry,
+    #[serde(default, skip_serializing_if = "Rare::is_usual")]
+    pub retry: Rare<Retry>,
     /// How long an attempt may take.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Rare::is_usual")]
+    pub timeout: Rare<Option<Duration>>,
     /// How long the main task may clean up after a cancellation. `None`: the daemon's default, and on a
     /// shutdown all the time there is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cancel_grace: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Rare::is_usual")]
+    pub cancel_grace: Rare<Option<Duration>>,
     /// How long the executor may drain.
     pub drain_timeout: Duration,
     /// What to do when the daemon or the host dies under it.
@@ -80,19 +81,19 @@ impl Spec {
     pub fn new(job: Job, drain_timeout: Duration) -> Self {
         Self {
             job,
-            name: None,
+            name: Rare::default(),
             queue: Self::DEFAULT_QUEUE.into(),
             priority: 0,
-            labels: BTreeMap::new(),
-            context: BTreeMap::new(),
+            labels: Rare::default(),
+            context: Rare::default(),
             weight: one(),
-            delay: None,
-            start_at: None,
-            concurrency_key: None,
-            deadline: None,
-            retry: Retry::default(),
-            timeout: None,
-            cancel_grace: None,
+            delay: Rare::default(),
+            start_at: Rare::default(),
+            concurrency_key: Rare::default(),
+            deadline: Rare::default(),
+            retry: Rare::default(),
+            timeout: Rare::default(),
+            cancel_grace: Rare::default(),
             drain_timeout,
             on_lost: OnLost::default(),
             on_shutdown: OnLost::default(),
@@ -135,16 +136,22 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self {
-            max_attempts: 1,
-            initial_backoff: Self::FLOOR,
-            max_backoff: Duration::from_secs(60),
-            on_exit_codes: Vec::new(),
-        }
+        Self::NONE
     }
 }
 
+impl Usual for Retry {
+    const USUAL: &'static Self = &Self::NONE;
+}
+
 impl Retry {
+    const NONE: Self = Self {
+        max_attempts: 1,
+        initial_backoff: Self::FLOOR,
+        max_backoff: Duration::from_secs(60),
+        on_exit_codes: Vec::new(),
+    };
+
     /// No wait before another attempt is shorter: a job that fails at once is no busy loop.
     pub const FLOOR: Duration = Duration::from_secs(1);
 
@@ -183,7 +190,7 @@ pub enum Job {
     /// A program and its arguments.
     Command(Command),
     /// A shell script.
-    Script(Script),
+    Script(Box<Script>),
     /// A coroutine of Python.
     Python(Box<Python>),
     /// A request over HTTP.
@@ -219,7 +226,8 @@ impl Job {
     /// How its processes run; `None` for a job that runs in the daemon itself.
     pub fn process(&self) -> Option<&Process> {
         match self {
-            Self::Command(Command { process, .. }) | Self::Script(Script { process, .. }) => Some(process),
+            Self::Command(command) => Some(&command.process),
+            Self::Script(script) => Some(&script.process),
             Self::Python(python) => Some(&python.process),
             Self::Http(_) | Self::Handler(_) => None,
         }
@@ -241,7 +249,7 @@ pub struct Command {
     pub argv: Vec<String>,
     /// How it runs.
     #[serde(flatten)]
-    pub process: Box<Process>,
+    pub process: Rare<Process>,
 }
 
 /// A script. Its `#!` line chooses the interpreter; without one it is `/bin/sh`.
@@ -254,7 +262,7 @@ pub struct Script {
     pub args: Vec<String>,
     /// How it runs.
     #[serde(flatten)]
-    pub process: Box<Process>,
+    pub process: Rare<Process>,
 }
 
 /// A coroutine of Python, run by `asyncio.Runner` in a process of its own.
@@ -274,7 +282,7 @@ pub struct Python {
     pub interpreter: Option<String>,
     /// How it runs.
     #[serde(flatten)]
-    pub process: Box<Process>,
+    pub process: Rare<Process>,
 }
 
 impl Python {
@@ -292,8 +300,7 @@ pub enum PythonCode {
     Target(String),
 }
 
-/// How a process runs, whatever it executes. In a box: the jobs that are none, of which there may be tens of
-/// thousands, need no room for it.
+/// How a process runs, whatever it executes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Process {
     /// Environment, over the allow-list and the context.
@@ -329,6 +336,22 @@ pub struct Process {
     /// The exit codes that count as success; none is 0 alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub success_exit_codes: Vec<i32>,
+}
+
+impl Usual for Process {
+    const USUAL: &'static Self = &Self {
+        env: BTreeMap::new(),
+        cwd: None,
+        stdin: None,
+        user: None,
+        group: None,
+        umask: None,
+        nice: None,
+        rlimits: Rlimits::new(),
+        limits: Limits { memory: None, cpu: None, pids: None },
+        stop_signal: None,
+        success_exit_codes: Vec::new(),
+    };
 }
 
 impl Process {

@@ -1,9 +1,10 @@
 //! The one transition function, for live changes and for replay.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     event::{Action, CancelReason, Event, EventKind, RequeueReason},
+    rare::Rare,
     record::{Attempt, Receipt, Record, Run, Step},
     state::{AttemptState, Outcome, State},
 };
@@ -34,14 +35,14 @@ pub fn create(event: &Event) -> Result<Record, Illegal> {
         state: State::Queued,
         outcome: None,
         held: false,
-        not_before: None,
+        not_before: Rare::default(),
         closing: false,
         again: false,
         due: None,
-        variables: BTreeMap::new(),
+        variables: Rare::default(),
         created_at: event.at,
         started_at: None,
-        closed_at: None,
+        closed_at: Rare::default(),
         runs: Vec::new(),
         cancel: None,
         drain: None,
@@ -95,13 +96,13 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
                 boot_id: Arc::clone(boot_id),
                 exit: None,
                 error: None,
-                output: None,
+                output: Rare::default(),
                 swept: 0,
                 result: None,
                 context_version: *context_version,
                 cancel: None,
                 started_at: at,
-                ended_at: None,
+                ended_at: Rare::default(),
             };
             let (runs, attempts) = record.position().unwrap_or((0, 0));
             if *run == runs && *attempt == attempts + 1 {
@@ -120,7 +121,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             }
             record.state = Starting;
             record.again = false;
-            record.not_before = None;
+            record.not_before = Rare::default();
             record.started_at.get_or_insert(at);
         }
         EventKind::Running { pid, start_time } => {
@@ -181,11 +182,15 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             attempt.outcome = Some(*outcome);
             attempt.exit = *exit;
             attempt.error.clone_from(error);
-            attempt.output = *output;
+            attempt.output = (*output).into();
             attempt.swept = *swept;
             attempt.result.clone_from(result);
-            attempt.ended_at = Some(at);
-            record.variables.extend(context.iter().map(|(name, value)| (name.clone(), value.clone())));
+            attempt.ended_at = Some(at).into();
+            if !context.is_empty() {
+                let mut variables = std::mem::take(&mut record.variables).into_inner();
+                variables.extend(context.iter().map(|(name, value)| (name.clone(), value.clone())));
+                record.variables = variables.into();
+            }
             if let Some(receipt) = &mut record.cancel {
                 end(receipt, at);
             }
@@ -222,7 +227,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
                 RequeueReason::NextRun => false,
             };
             record.held = *held;
-            record.not_before = *not_before;
+            record.not_before = (*not_before).into();
         }
         EventKind::Released { .. } => {
             allow(record.state == Queued && record.held)?;
@@ -257,7 +262,7 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             allow(record.attempt().is_none_or(|attempt| attempt.state == AttemptState::Ended))?;
             record.state = Draining;
             record.held = false;
-            record.not_before = None;
+            record.not_before = Rare::default();
             record.due = *outcome;
         }
         EventKind::Closed(facts) => {
@@ -272,11 +277,11 @@ fn step(record: &mut Record, event: &Event) -> Option<()> {
             allow(record.state == Draining || in_queue || lost)?;
             record.state = Closed;
             record.held = false;
-            record.not_before = None;
+            record.not_before = Rare::default();
             record.due = None;
             record.outcome = Some(facts.outcome);
             record.drain.clone_from(&facts.drain);
-            record.closed_at = Some(at);
+            record.closed_at = Some(at).into();
             if let Some(receipt) = &mut record.cancel {
                 end(receipt, at);
             }

@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn a_start_that_failed_names_what_it_failed_on() {
         let command = |argv: &str| Job::Command(Command { argv: vec![argv.into()], ..Command::default() });
-        let script = |source: &str| Job::Script(Script { source: source.into(), ..Script::default() });
+        let script = |source: &str| Job::Script(Script { source: source.into(), ..Script::default() }.into());
         let say = |job: &Job, stage, errno: Errno| {
             start_failure(&StartFailure::new(stage, errno as i32), job).message
         };

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     job::{Failure, Job, Record},
-    runner::{AsyncRunner, Scope},
+    runner::{AsyncRunner, RunError, Scope},
     supervisor::ports::News,
 };
 
@@ -66,7 +66,7 @@ pub(super) fn start(
     attempt: Arc<Attempt>,
     context: Context,
     output: Output,
-) -> Main {
+) -> Result<impl Main + use<>, RunError> {
     let origin = Box::new(Origin { record, context });
     runner.start_scoped(move |scope| run(Work { scope, inside, attempt, output }, origin))
 }

@@ -1,6 +1,7 @@
 //! What the supervisor and one attempt's Runner tell each other.
 
 use std::{
+    fmt,
     ops::Deref,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -52,6 +53,13 @@ pub(super) struct Orders {
     /// The daemon is about to end: kill, and wait for nothing.
     pub(super) at_once: bool,
     pub(super) settled: bool,
+}
+
+/// As its Runner is called.
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.runner.fmt(f)
+    }
 }
 
 impl Attempt {

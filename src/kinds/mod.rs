@@ -29,6 +29,7 @@ use std::{
 };
 
 use foldhash::HashMap;
+use futures_util::future::Either;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
@@ -53,7 +54,7 @@ pub use variables::Variables;
 use crate::{
     job::{AttemptKey, Drain, Failure, Record, RunnerId, SharedContext},
     process::Launcher,
-    runner::{AsyncRunner, CloseReport, EventLoop, LoopFactory, MainTask, RunError, Runner, RunnerHandle},
+    runner::{AsyncRunner, CloseReport, EventLoop, LoopFactory, RunError, Runner, RunnerHandle},
     secrets::Vault,
     supervisor::ports::{End, LoopFacts, News, Report, Runners, TaskFacts},
 };
@@ -166,8 +167,10 @@ impl Fleet {
             let (shared, inside) = (Arc::clone(&self.shared), Arc::clone(&self.inside));
             let (attempt, output) = (Arc::clone(&attempt), output.clone());
             move |runner: &mut AsyncRunner| match output {
-                None => process::start(runner, shared, record, attempt, context),
-                Some(output) => inside::start(runner, inside, record, attempt, context, output),
+                None => process::start(runner, shared, record, attempt, context).map(Either::Left),
+                Some(output) => {
+                    inside::start(runner, inside, record, attempt, context, output).map(Either::Right)
+                }
             }
         };
         let drive = Drive { attempt: Arc::clone(&attempt), output, park };
@@ -189,7 +192,7 @@ impl Fleet {
             None => {
                 let runtime = if inside { &self.inside.runtime } else { &self.runtime };
                 let mut runner = Runner::builder()
-                    .name(id.to_string())
+                    .named_by(Arc::clone(&attempt) as _)
                     .debug(debug)
                     .loop_factory(LoopFactory::shared(runtime.clone()))
                     .drain_timeout(drain_timeout)
@@ -342,7 +345,11 @@ impl Done {
     }
 }
 
-type Main = Result<MainTask<Ended>, RunError>;
+/// A main task that was started.
+trait Main: Future<Output = Result<Ended, RunError>> + Send + Unpin + 'static {}
+
+impl<F: Future<Output = Result<Ended, RunError>> + Send + Unpin + 'static> Main for F {}
+
 /// In a box: a task has room for what it gives from its start on.
 type Ended = Result<Box<Done>, Stopped>;
 
@@ -364,7 +371,7 @@ struct Drive {
 impl Drive {
     /// Small as long as it waits for the main task: there are tens of thousands that do.
     #[expect(clippy::manual_async_fn, reason = "an async function would keep what it is given twice")]
-    fn run(self, runner: AsyncRunner, mut main: Main) -> impl Future<Output = Driven> {
+    fn run(self, runner: AsyncRunner, mut main: Result<impl Main, RunError>) -> impl Future<Output = Driven> {
         async move {
             let ended = match &mut main {
                 Ok(main) => main.await,
@@ -486,6 +493,7 @@ fn drain(report: CloseReport) -> Drain {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runner::MainTask;
 
     fn size<A, B, C, T>(_: fn(A, B, C) -> T) -> usize {
         size_of::<T>()
@@ -493,7 +501,8 @@ mod tests {
 
     #[test]
     fn what_waits_for_a_main_task_is_small() {
-        assert!(size(|drive: Drive, runner, main| drive.run(runner, main)) <= 256);
+        let size = size(|drive: Drive, runner, main: Result<MainTask<Ended>, _>| drive.run(runner, main));
+        assert!(size <= 240, "{size}");
     }
 
     #[test]

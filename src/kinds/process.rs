@@ -21,7 +21,7 @@ use crate::{
         Ending, Files, KILL_PENDING_AFTER, Launch, LaunchError, RLimit, Resource, Shim, ShimEvent, Stage,
         StartFailure, TreeLimits, User,
     },
-    runner::{AsyncRunner, Cancelled, Scope, ScopeError},
+    runner::{AsyncRunner, Cancelled, RunError, Scope, ScopeError},
     supervisor::{
         attempt_dir,
         ports::{End, News},
@@ -61,58 +61,67 @@ impl Hold {
 struct Work {
     scope: Scope,
     shared: Arc<Shared>,
-    attempt: Arc<Attempt>,
 }
 
 /// What its launch is planned from, in a box of its own: it goes before the job begins.
 struct Origin {
+    attempt: Arc<Attempt>,
     record: Arc<Record>,
     context: Context,
 }
 
-/// Starts the main task of a process job on its Runner.
+/// Starts the main task of a process job on its Runner. Its driver polls it: it waits for others only, and a task of the
+/// runtime takes 300 bytes.
 pub(super) fn start(
     runner: &mut AsyncRunner,
     shared: Arc<Shared>,
     record: Arc<Record>,
     attempt: Arc<Attempt>,
     context: Context,
-) -> Main {
-    let origin = Box::new(Origin { record, context });
-    runner.start_scoped(move |scope| {
-        let told = Arc::clone(&attempt);
-        told.told(run(Work { scope, shared, attempt }, origin))
-    })
+) -> Result<impl Main + use<>, RunError> {
+    let told = Arc::clone(&attempt);
+    let origin = Box::new(Origin { attempt, record, context });
+    runner.start_scoped_here(move |scope| told.told(run(Work { scope, shared }, origin)))
 }
 
-/// Boxed, all but the wait for the end: there may be thousands of them, which need less.
+/// Boxed, all but the wait for the end: there may be thousands that wait, and they need less.
 #[expect(clippy::manual_async_fn, reason = "an async function would keep what it is given twice")]
 fn run(work: Work, origin: Box<Origin>) -> impl Future<Output = Ended> {
     async move {
-        // It may have to wait for its turn, and a thousand others with it: until then there is nothing else.
-        let shim = async { work.shared.launcher.shim().await.map(Box::new) };
-        let shim = work.scope.cancellable(shim).await?;
-        let prepared = Box::pin(work.prepare(shim, origin)).await?;
-        let mut link = Link(Arc::clone(&work.attempt));
-        work.scope.cancellable(link.until(|orders| orders.go)).await?.map_err(|_| Stopped::Aborted)?;
-        let mut watch = match prepared {
-            Ok(shim) => Watch { shim, pid: None, news: None, ended: None, reporter: Reporter(link.0) },
+        let mut watch = match Box::pin(work.begin(origin)).await? {
+            Ok(watch) => watch,
             Err(failure) => return Ok(Done::failed(*failure)),
         };
-        // From here on the job may execute. Its end is always awaited: a cancellation only changes how.
-        Box::pin(watch.shim.go()).await;
+        // Its end is always awaited: a cancellation only changes how.
         let end = match work.scope.cancellable(watch.end()).await {
             Ok(end) => end,
             Err(Cancelled { .. }) => Box::pin(watch.stop()).await,
         };
         if end.lost {
-            Box::pin(work.tidy()).await;
+            Box::pin(work.tidy(&watch.reporter)).await;
         }
         Ok(Box::new(Done { end: *end, hold: Some(Hold(watch.shim)) }))
     }
 }
 
 impl Work {
+    /// Starts the job when it is told to.
+    async fn begin(&self, origin: Box<Origin>) -> Result<Result<Watch, Box<Failure>>, Stopped> {
+        // It may have to wait for its turn, and a thousand others with it: until then there is nothing else.
+        let shim = async { self.shared.launcher.shim().await.map(Box::new) };
+        let shim = self.scope.cancellable(shim).await?;
+        let mut link = Link(Arc::clone(&origin.attempt));
+        let prepared = Box::pin(self.prepare(shim, origin)).await?;
+        self.scope.cancellable(link.until(|orders| orders.go)).await?.map_err(|_| Stopped::Aborted)?;
+        let mut shim = match prepared {
+            Ok(shim) => shim,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        // From here on the job may execute.
+        shim.go().await;
+        Ok(Ok(Watch { shim, pid: None, news: None, ended: None, reporter: Reporter(link.0) }))
+    }
+
     /// Tells the shim what is to be done on *go*.
     async fn prepare(
         &self,
@@ -125,9 +134,9 @@ impl Work {
         };
         let prepared = async {
             let mut shim = shim.map_err(failed)?;
-            let Origin { record, context } = *origin;
+            let Origin { attempt, record, context } = *origin;
             let variables = context.variables(&record).await?;
-            let launch = plan(&self.scope, &self.shared, record, self.attempt.key, variables).await?;
+            let launch = plan(&self.scope, &self.shared, record, attempt.key, variables).await?;
             shim.prepare(&launch).map_err(failed)?;
             Ok(shim)
         };
@@ -135,8 +144,8 @@ impl Work {
     }
 
     /// Removes the files of an attempt whose shim could not. Nobody knows how much its user has put there.
-    async fn tidy(&self) {
-        let (shared, attempt) = (Arc::clone(&self.shared), Arc::clone(&self.attempt));
+    async fn tidy(&self, attempt: &Arc<Attempt>) {
+        let (shared, attempt) = (Arc::clone(&self.shared), Arc::clone(attempt));
         let tidy = move || {
             let switch = attempt.job().process().and_then(|process| identity(process).ok()?.switch);
             if let Ok(files) = files(&shared, attempt.job(), attempt.key, switch.as_ref()) {
@@ -185,7 +194,7 @@ impl Watch {
             } else if let Some(end) = self.ended.take() {
                 return end;
             } else {
-                self.ended = self.hear().await;
+                self.hear().await;
             }
         }
     }
@@ -223,13 +232,23 @@ impl Watch {
     /// Waits until the shim has told something. Cancel-safe.
     async fn answer(&mut self) {
         if self.news.is_none() && self.ended.is_none() {
-            self.ended = self.hear().await;
+            self.hear().await;
         }
     }
 
-    /// The next thing the shim tells. Cancel-safe.
-    async fn hear(&mut self) -> Option<Box<End>> {
-        let news = match self.shim.next().await {
+    /// Waits until the shim has told the next thing. Cancel-safe.
+    async fn hear(&mut self) {
+        let event = self.shim.next().await;
+        if matches!(event, ShimEvent::Gone { status: None }) {
+            // Nobody swept: the keeper is gone too. The daemon is about to end, and recovery to tell the truth.
+            drop(event);
+            return std::future::pending().await;
+        }
+        self.take(event);
+    }
+
+    fn take(&mut self, event: ShimEvent) {
+        let news = match event {
             ShimEvent::Started { pid, start_time } => {
                 self.pid = Some(pid);
                 News::Running { pid: u32::try_from(pid).ok(), start_time: Some(start_time) }
@@ -250,11 +269,14 @@ impl Watch {
                 }
             }
             ShimEvent::StartFailed(failure) => {
-                return Some(Box::new(ending::not_started(&failure, self.reporter.job())));
+                self.ended = Some(Box::new(ending::not_started(&failure, self.reporter.job())));
+                return;
             }
-            ShimEvent::Exited(report) => return Some(Box::new(ending::end_of(&report))),
-            // Nobody swept: the keeper is gone too. The daemon is about to end, and recovery to tell the truth.
-            ShimEvent::Gone { status: None } => return std::future::pending().await,
+            ShimEvent::Exited(report) => {
+                self.ended = Some(Box::new(ending::end_of(&report)));
+                return;
+            }
+            ShimEvent::Gone { status: None } => return,
             ShimEvent::Gone { status: Some(status) } => {
                 let how = match status {
                     Ending::Code(code) => format!("ended with code {code}"),
@@ -262,11 +284,11 @@ impl Watch {
                 };
                 let failure =
                     Failure::new("shim_lost", format!("the job's shim {how}; its processes were killed"));
-                return Some(Box::new(End { error: Some(failure), lost: true, ..End::default() }));
+                self.ended = Some(Box::new(End { error: Some(failure), lost: true, ..End::default() }));
+                return;
             }
         };
         self.news = Some(Box::new(news));
-        None
     }
 }
 
@@ -322,7 +344,8 @@ fn plan_now(
     let mut run_files = files(shared, record.job(), key, identity.switch.as_ref()).map_err(unmade)?;
     let argv = match record.job() {
         Job::Command(command) => command.argv.iter().map(OsString::from).collect(),
-        Job::Script(Script { source, args, process: _ }) => {
+        Job::Script(script) => {
+            let Script { source, args, process: _ } = &**script;
             let path = if other {
                 run_files.give(script::NAME, source.as_bytes().to_vec())
             } else {
@@ -454,6 +477,6 @@ mod tests {
 
     #[test]
     fn the_main_task_of_a_job_that_runs_is_small() {
-        assert!(size(run) <= 432, "{}", size(run));
+        assert!(size(run) <= 288, "{}", size(run));
     }
 }

@@ -68,7 +68,7 @@ impl Context {
             }
         }
         variables.extend(own.iter().map(|(name, value)| (name.clone(), value.clone())));
-        for (name, value) in &record.variables {
+        for (name, value) in &*record.variables {
             match value {
                 Some(value) => drop(variables.insert(name.clone(), value.clone())),
                 None => drop(variables.remove(name)),
@@ -89,13 +89,14 @@ mod tests {
 
     fn record(context: &[(&str, &str)], set: &[(&str, Option<&str>)]) -> Record {
         let job = Job::Command(Command { argv: vec!["true".into()], ..Command::default() });
-        let context = context.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let context = context.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        let context = context.collect::<BTreeMap<_, _>>().into();
         let spec = Arc::new(Spec { context, ..Spec::new(job, Duration::ZERO) });
         let kind = EventKind::Submitted { spec };
         let event = Event { seq: 1, runner: RunnerId::new(), at: Timestamp::UNIX_EPOCH, kind };
         let mut record = job::create(&event).expect("legal");
         let set = set.iter().map(|(name, value)| (name.to_string(), value.map(str::to_owned)));
-        record.variables = set.collect();
+        record.variables = set.collect::<BTreeMap<_, _>>().into();
         record
     }
 

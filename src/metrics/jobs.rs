@@ -216,13 +216,13 @@ fn histograms(text: &mut Text, name: &str, histograms: &[Histogram]) {
 /// When it might have started first.
 fn ready_since(record: &Record) -> Timestamp {
     let delayed = record.spec.delay.and_then(|delay| record.created_at.checked_add(delay).ok());
-    [delayed, record.spec.start_at].into_iter().flatten().fold(record.created_at, Ord::max)
+    [delayed, *record.spec.start_at].into_iter().flatten().fold(record.created_at, Ord::max)
 }
 
 /// The attempt that was over then: others may have followed in the same commit.
 fn ended_at(record: &Record, at: Timestamp) -> Option<&Attempt> {
     let mut latest = record.runs.iter().rev().flat_map(|run| run.attempts.iter().rev());
-    latest.find(|attempt| attempt.ended_at == Some(at))
+    latest.find(|attempt| *attempt.ended_at == Some(at))
 }
 
 /// Nothing where the clock was set back.

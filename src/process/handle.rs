@@ -71,24 +71,37 @@ pub struct SendError(#[from] io::Error);
 #[derive(Debug)]
 pub struct Shim {
     worker: Worker,
-    attempt: u128,
-    /// What *go* sends, and the orders that came with it. Kept until the shim is heard of: if it has ended before it read
-    /// that, another one takes it.
-    start: Vec<u8>,
-    /// How much of that is the job, before any order.
-    job: usize,
-    /// How much of all is to be sent still.
-    unsent: usize,
+    /// What *go* sends. Kept until the shim is heard of: if it has ended before it read that, another one takes it.
+    unheard: Option<Box<Unheard>>,
     /// *Go* was given.
     went: bool,
-    /// How many other shims it may still be given to.
-    others: u8,
     /// The last event was an ending, and no order was given since: the shim can do another job.
     over: bool,
     /// It is not what it was, or failed at its own part: it leaves.
     worn: bool,
     /// [`ShimEvent::Gone`] was told.
     gone: Option<Option<Ending>>,
+}
+
+/// A job that its shim may not have read.
+#[derive(Debug)]
+struct Unheard {
+    attempt: u128,
+    /// The job, and the orders that came with it.
+    bytes: Vec<u8>,
+    /// How much of that is the job.
+    job: usize,
+    /// How much of all is to be sent still.
+    unsent: usize,
+    /// How many other shims it may still be given to.
+    others: u8,
+}
+
+impl Unheard {
+    /// Whether the shim has not been sent the whole job.
+    fn lacks_job(&self) -> bool {
+        self.bytes.len() - self.unsent < self.job
+    }
 }
 
 /// The process behind a [`Shim`], which does one job after another.
@@ -163,18 +176,7 @@ impl Worker {
 
 impl Shim {
     pub(super) fn new(worker: Worker) -> Self {
-        Self {
-            worker,
-            attempt: 0,
-            start: Vec::new(),
-            job: 0,
-            unsent: 0,
-            went: false,
-            others: OTHERS,
-            over: false,
-            worn: false,
-            gone: None,
-        }
+        Self { worker, unheard: None, went: false, over: false, worn: false, gone: None }
     }
 
     /// What it is to do on *go*.
@@ -183,9 +185,10 @@ impl Shim {
     /// What no process can be given, and more than [`FRAME_LIMIT`](super::FRAME_LIMIT).
     pub fn prepare(&mut self, launch: &Launch) -> Result<(), LaunchError> {
         check(launch)?;
-        self.attempt = launch.attempt;
-        self.start = protocol::frame(&Start::Start(launch))?;
-        self.job = self.start.len();
+        let bytes = protocol::frame(&Start::Start(launch))?;
+        let job = bytes.len();
+        self.unheard =
+            Some(Box::new(Unheard { attempt: launch.attempt, bytes, job, unsent: 0, others: OTHERS }));
         Ok(())
     }
 
@@ -193,7 +196,7 @@ impl Shim {
     /// Cancel-safe: what was not sent [`next`](Self::next) sends. If the shim ends before it executes anything, another one
     /// takes its place.
     pub async fn go(&mut self) {
-        if std::mem::replace(&mut self.went, true) || self.start.is_empty() {
+        if std::mem::replace(&mut self.went, true) || self.unheard.is_none() {
             return;
         }
         self.occupy();
@@ -201,24 +204,22 @@ impl Shim {
     }
 
     fn occupy(&mut self) {
-        self.unsent = self.start.len();
+        if let Some(unheard) = &mut self.unheard {
+            unheard.unsent = unheard.bytes.len();
+        }
         self.worker.settled = false;
         self.worker.link.slots().occupy(self.worker.slot);
     }
 
     async fn send_start(&mut self) {
-        if let Err(error) = self.worker.send(&self.start, &mut self.unsent).await {
+        let Some(unheard) = &mut self.unheard else { return };
+        if let Err(error) = self.worker.send(&unheard.bytes, &mut unheard.unsent).await {
             tracing::debug!(%error, "a shim can't be sent its job, or went before");
-            if self.lacks_job() {
+            if unheard.lacks_job() {
                 // It may live and wait for the rest: this ends it, and the end of the stream is told.
                 shutdown(self.worker.stream.as_raw_fd(), Shutdown::Both).ok();
             }
         }
-    }
-
-    /// Whether the shim has not been sent the whole job.
-    fn lacks_job(&self) -> bool {
-        self.start.len() - self.unsent < self.job
     }
 
     /// Sends `signal` to the job's process group, then CONT so that a stopped one takes it (not after KILL, STOP
@@ -236,13 +237,11 @@ impl Shim {
 
     /// Goes with the start, as long as that may have to go to another shim.
     async fn order(&mut self, order: &ToShim) -> Result<(), SendError> {
-        if self.start.is_empty() {
-            return self.tell(order).await;
-        }
+        let Some(unheard) = &mut self.unheard else { return self.tell(order).await };
         let frame = protocol::frame(order)?;
-        self.start.extend(&frame);
+        unheard.bytes.extend(&frame);
         if self.went {
-            self.unsent += frame.len();
+            unheard.unsent += frame.len();
             self.send_start().await;
         }
         Ok(())
@@ -291,7 +290,7 @@ impl Shim {
             if let Some(status) = self.gone {
                 return ShimEvent::Gone { status };
             }
-            if self.unsent > 0 {
+            if self.unheard.as_ref().is_some_and(|unheard| unheard.unsent > 0) {
                 Box::pin(self.send_start()).await;
             }
             while let Some(message) = self.worker.receive().await {
@@ -332,18 +331,17 @@ impl Shim {
 
     /// It was heard of, or is not to be replaced.
     fn heard(&mut self) {
-        self.start = Vec::new();
-        self.unsent = 0;
+        self.unheard = None;
     }
 
     /// Whether a shim that has ended has not executed what it was sent, and another one may: it never had all of the job, or it has noted another
     /// attempt last. Where nothing is noted nothing is proven.
     fn may_be_replaced(&self) -> bool {
-        if !self.went || self.start.is_empty() || self.others == 0 {
+        let Some(unheard) = self.unheard.as_ref().filter(|unheard| self.went && unheard.others > 0) else {
             return false;
-        }
+        };
         let noted = || spool::noted(&self.worker.link.slots, self.worker.slot);
-        self.lacks_job() || noted().is_some_and(|noted| noted != self.attempt)
+        unheard.lacks_job() || noted().is_some_and(|noted| noted != unheard.attempt)
     }
 
     /// Gives the job to another shim. Cancel-safe.
@@ -351,7 +349,9 @@ impl Shim {
         let worker = self.worker.link.worker().await?;
         self.settle();
         self.worker = worker;
-        self.others -= 1;
+        if let Some(unheard) = &mut self.unheard {
+            unheard.others -= 1;
+        }
         self.occupy();
         Ok(())
     }

@@ -9,6 +9,7 @@ use super::control::Control;
 use super::core::{Core, State, event_loop, never_ran, shared_loop};
 use super::drive::{self, Verdict};
 use super::sync::Arc;
+use super::task::Cell;
 use super::{
     Builder, CloseReport, Context, EventLoop, RunError, Runner, RunnerHandle, Scope, ScopeError, Task,
     TaskError, TaskHandle,
@@ -152,18 +153,29 @@ impl AsyncRunner {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
+        let main = self.begin(context, scoped, source)?;
+        let task = main.event_loop.clone().spawn(main, future, verdict);
+        Ok(MainTask { waiting: Waiting { task, control: self.core.control.clone() } })
+    }
+
+    /// The main task of a new run, before it has anything to do.
+    pub(super) fn begin(
+        &mut self,
+        context: Option<Context>,
+        scoped: bool,
+        source: &'static Location<'static>,
+    ) -> Result<Arc<Cell>, RunError> {
         if let Err(error) = self.core.open(shared_loop) {
             never_ran(&error, source);
             return Err(error);
         }
         let State::Open(opened) = &self.core.state else { return Err(RunError::Closed) };
         let main = self.core.main(opened, context, scoped, source);
-        let control = self.core.control.clone();
-        if !control.begin_run(&main) {
+        if !self.core.control.begin_run(&main) {
             never_ran(&RunError::LoopRunning, source);
             return Err(RunError::LoopRunning);
         }
-        Ok(MainTask { waiting: Waiting { task: opened.event_loop.spawn(main, future, verdict), control } })
+        Ok(main)
     }
 
     /// The loop, made now if this is the first use.

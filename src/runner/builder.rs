@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 
 use super::sync::Arc;
+use super::task::Name;
 use super::{AsyncRunner, Context, Runner};
 
 /// Makes the event loop of a Runner, when it first needs one.
@@ -117,7 +118,7 @@ impl fmt::Debug for LoopFactory {
 #[derive(Debug)]
 #[must_use]
 pub struct Builder {
-    pub(crate) name: Option<Arc<str>>,
+    pub(crate) name: Option<Name>,
     pub(crate) debug: Option<bool>,
     pub(crate) factory: LoopFactory,
     /// None: SIGINT.
@@ -157,7 +158,7 @@ impl Builder {
     /// let runner = Runner::builder().name("import").build();
     /// ```
     pub fn name(mut self, name: impl Into<Box<str>>) -> Self {
-        self.name = Some(Arc::from(name.into()));
+        self.name = Some(Name(Arc::new(name.into())));
         self
     }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::control::Control;
 use super::event_loop::Shared;
-use super::sync::{Arc, lock};
+use super::sync::Arc;
 use super::task::{Cell, End};
 
 /// What a close found and did.
@@ -101,7 +101,7 @@ async fn cancel_left_over(event_loop: &Arc<Shared>, control: &Control, report: &
         let exception = match cell.end() {
             None => continue,
             Some(End::Value | End::Cancelled) => None,
-            Some(End::Error(error)) => Some(error),
+            Some(End::Error(error)) => Some(error.into()),
             Some(End::Panicked(message)) => Some(format!("panicked: {message}")),
         };
         report.tasks_cancelled += 1;
@@ -117,7 +117,7 @@ async fn cancel_left_over(event_loop: &Arc<Shared>, control: &Control, report: &
 }
 
 async fn close_generators(event_loop: &Arc<Shared>, control: &Control, report: &mut CloseReport) {
-    let open = std::mem::take(&mut *lock(&event_loop.generators));
+    let open = event_loop.take_generators();
     report.generators_closed = open.len();
     // All at once, as asyncio does; each in a task of its own, so that one that hangs holds up none.
     let closing = open.into_values().map(|generator| {

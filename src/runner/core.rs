@@ -9,7 +9,7 @@ use super::builder::Kind;
 use super::control::Control;
 use super::event_loop::Shared;
 use super::sync::Arc;
-use super::task::{Cell, Style};
+use super::task::{Cell, Name, Style};
 use super::{Builder, CloseReport, Context, EventLoop, RunError};
 
 pub(crate) struct Core {
@@ -121,7 +121,7 @@ pub(crate) fn own_loop(settings: &mut Builder) -> io::Result<Vehicle> {
         Kind::CurrentThread => single().map(Box::new).map(Vehicle::Caller),
         Kind::MultiThread(workers) => tokio::runtime::Builder::new_multi_thread()
             .worker_threads(*workers)
-            .thread_name(settings.name.as_deref().unwrap_or("runward-loop"))
+            .thread_name(settings.name.as_ref().map_or_else(|| "runward-loop".into(), Name::to_string))
             .enable_all()
             .build()
             .map(Box::new)

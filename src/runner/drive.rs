@@ -33,7 +33,7 @@ pub(crate) fn scoped<T, E: ScopeError>(result: &Result<T, E>) -> Verdict<'_> {
 }
 
 pub(crate) struct Drive<F: Future> {
-    cell: Arc<Cell>,
+    pub(crate) cell: Arc<Cell>,
     /// Boxed so that it can be dropped where it stands; none once it has ended.
     future: Option<Pin<Box<F>>>,
     verdict: fn(&F::Output) -> Verdict<'_>,
@@ -62,11 +62,11 @@ impl<F: Future> Drive<F> {
             Ok(output) => match (self.verdict)(&output) {
                 Verdict::Value => (End::Value, Ok(output)),
                 Verdict::Cancelled => (End::Cancelled, Err(self.cell.last_cancel().into())),
-                Verdict::Error(error) => (End::Error(error.to_string()), Ok(output)),
+                Verdict::Error(error) => (End::Error(error.to_string().into()), Ok(output)),
             },
             Err(TaskError::Cancelled(cancelled)) => (End::Cancelled, Err(cancelled.into())),
             Err(TaskError::Panicked(panic)) => {
-                (End::Panicked(panic.message().to_owned()), Err(TaskError::Panicked(panic)))
+                (End::Panicked(panic.message().into()), Err(TaskError::Panicked(panic)))
             }
         };
         self.cell.finish(end);

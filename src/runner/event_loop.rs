@@ -27,8 +27,15 @@ pub(crate) struct Shared {
     debug: AtomicBool,
     slow_poll_ns: AtomicU64,
     tasks: Mutex<Tasks>,
-    pub(crate) generators: Mutex<BTreeMap<u64, Arc<dyn Open>>>,
-    handler: Mutex<Option<Handler>>,
+    few: Mutex<Option<Box<Few>>>,
+}
+
+/// What few loops have.
+#[derive(Default)]
+struct Few {
+    /// Those that are open, by their numbers.
+    generators: BTreeMap<u64, Arc<dyn Open>>,
+    handler: Option<Handler>,
 }
 
 #[derive(Default)]
@@ -69,8 +76,7 @@ impl Shared {
             debug: AtomicBool::new(debug),
             slow_poll_ns: AtomicU64::new(nanos(EventLoop::SLOW_POLL)),
             tasks: Mutex::default(),
-            generators: Mutex::default(),
-            handler: Mutex::default(),
+            few: Mutex::default(),
         })
     }
 
@@ -135,6 +141,22 @@ impl Shared {
         lock(&self.tasks).alive().count()
     }
 
+    pub(crate) fn open_generator(&self, id: u64, open: Arc<dyn Open>) {
+        lock(&self.few).get_or_insert_default().generators.insert(id, open);
+    }
+
+    pub(crate) fn generator(&self, id: u64) -> Option<Arc<dyn Open>> {
+        lock(&self.few).as_ref()?.generators.get(&id).cloned()
+    }
+
+    pub(crate) fn forget_generator(&self, id: u64) -> Option<Arc<dyn Open>> {
+        lock(&self.few).as_mut()?.generators.remove(&id)
+    }
+
+    pub(crate) fn take_generators(&self) -> BTreeMap<u64, Arc<dyn Open>> {
+        lock(&self.few).as_mut().map(|few| std::mem::take(&mut few.generators)).unwrap_or_default()
+    }
+
     /// From here on nothing new is taken.
     pub(crate) fn shut(&self) {
         lock(&self.tasks).closed = true;
@@ -177,7 +199,7 @@ impl Shared {
             self.call_exception_handler(
                 "task panicked and its result was never retrieved",
                 cell.clone(),
-                message,
+                message.into(),
             );
         }
     }
@@ -191,7 +213,7 @@ impl Shared {
     }
 
     pub(crate) fn report(&self, context: ExceptionContext) {
-        let handler = lock(&self.handler).clone();
+        let handler = lock(&self.few).as_ref().and_then(|few| few.handler.clone());
         match handler {
             Some(handler) => {
                 let called = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(&context)));
@@ -378,7 +400,7 @@ impl EventLoop {
     /// assert_eq!(*errors.lock().unwrap(), ["division by zero"]);
     /// ```
     pub fn set_exception_handler(&self, handler: impl Fn(&ExceptionContext) + Send + Sync + 'static) {
-        *lock(&self.shared.handler) = Some(Arc::new(handler));
+        lock(&self.shared.few).get_or_insert_default().handler = Some(Arc::new(handler));
     }
 
     /// Starts a task on this loop from anywhere, also from another thread; its context is a copy of

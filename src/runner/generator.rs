@@ -316,7 +316,7 @@ impl<T: Send + 'static, E: ScopeError + Send + 'static> Generator<T, E> {
             && let Some(task) = current::task()
         {
             let open: Arc<dyn Open> = self.inner.clone();
-            lock(&task.event_loop.generators).insert(self.inner.id, open);
+            task.event_loop.open_generator(self.inner.id, open);
             self.event_loop = Some(task.event_loop.clone());
         }
         let inner = &self.inner;
@@ -367,7 +367,7 @@ impl<T: Send + 'static, E: ScopeError + Send + 'static> Generator<T, E> {
 
     fn forget(&mut self) {
         if let Some(event_loop) = &self.event_loop {
-            let open = lock(&event_loop.generators).remove(&self.inner.id);
+            let open = event_loop.forget_generator(self.inner.id);
             drop(open);
         }
     }
@@ -376,7 +376,7 @@ impl<T: Send + 'static, E: ScopeError + Send + 'static> Generator<T, E> {
 impl<T: Send + 'static, E: ScopeError + Send + 'static> Drop for Generator<T, E> {
     fn drop(&mut self) {
         let Some(event_loop) = self.event_loop.take() else { return };
-        let left_open = lock(&event_loop.generators).get(&self.inner.id).cloned();
+        let left_open = event_loop.generator(self.inner.id);
         if let Some(open) = left_open {
             if event_loop.is_closed() {
                 return;
@@ -387,7 +387,7 @@ impl<T: Send + 'static, E: ScopeError + Send + 'static> Drop for Generator<T, E>
             drop(event_loop.spawn_child(
                 async move {
                     open.close(owner.clone()).await;
-                    let closed = lock(&owner.generators).remove(&id);
+                    let closed = owner.forget_generator(id);
                     drop(closed);
                 },
                 std::panic::Location::caller(),

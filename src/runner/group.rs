@@ -269,7 +269,7 @@ impl Scope {
             .filter_map(|task| match task.end() {
                 Some(End::Panicked(message)) => {
                     task.told();
-                    Some(message)
+                    Some(message.into())
                 }
                 Some(End::Value | End::Cancelled | End::Error(_)) | None => None,
             })

@@ -62,6 +62,8 @@ mod executor;
 mod generator;
 mod group;
 mod interrupt;
+#[cfg(feature = "daemon")]
+mod lean;
 mod loop_thread;
 #[expect(clippy::module_inception, reason = "the module is named after what it holds")]
 mod runner;

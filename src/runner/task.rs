@@ -1,6 +1,7 @@
 //! A task: what is known of it while it runs, and the handles that cancel it and await it.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::panic::Location;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -32,7 +33,7 @@ pub(crate) struct Cell {
     pub(crate) region: Arc<Region>,
     pub(crate) style: Style,
     pub(crate) source: &'static Location<'static>,
-    pub(crate) parent: Option<u64>,
+    pub(crate) parent: Option<NonZeroU64>,
     pub(crate) born: Instant,
     /// Wakes the scope awaits, wherever in the task they stand.
     pub(crate) cancelled: Notify,
@@ -43,7 +44,7 @@ pub(crate) struct Cell {
 
 #[derive(Default)]
 struct Progress {
-    name: Option<Arc<str>>,
+    name: Option<Name>,
     waker: Option<Waker>,
     drop_now: bool,
     polling: bool,
@@ -53,14 +54,30 @@ struct Progress {
     slow_polls: u32,
 }
 
+/// What tells the name of a Runner or a task.
+#[derive(Clone)]
+pub(crate) struct Name(pub(crate) Arc<dyn fmt::Display + Send + Sync>);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.to_string())
+    }
+}
+
 /// How a task ended, without its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Value,
     Cancelled,
     /// It returned an error of its own; the text is kept for the exception handler.
-    Error(String),
-    Panicked(String),
+    Error(Box<str>),
+    Panicked(Box<str>),
 }
 
 /// Who learns of a task's panic.
@@ -90,7 +107,7 @@ impl Cell {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Arc::new(Cell {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            parent: super::current::task().map(|task| task.id),
+            parent: super::current::task().and_then(|task| NonZeroU64::new(task.id)),
             event_loop,
             context,
             region: Arc::new(Region::root()),
@@ -104,10 +121,11 @@ impl Cell {
     }
 
     pub(crate) fn name(&self) -> String {
-        lock(&self.progress).name.as_deref().map_or_else(|| format!("Task-{}", self.id), str::to_owned)
+        let name = lock(&self.progress).name.clone();
+        name.map_or_else(|| format!("Task-{}", self.id), |name| name.to_string())
     }
 
-    pub(crate) fn set_name(&self, name: Arc<str>) {
+    pub(crate) fn set_name(&self, name: Name) {
         lock(&self.progress).name = Some(name);
     }
 
@@ -214,7 +232,7 @@ impl Cell {
             name,
             state,
             source: self.source,
-            parent: self.parent,
+            parent: self.parent.map(NonZeroU64::get),
             age: self.born.elapsed(),
             polls: progress.polls,
             busy: Duration::from_nanos(progress.busy_ns),
@@ -309,7 +327,7 @@ impl TaskHandle {
     /// # Ok::<_, Cancelled>(()) }).unwrap().unwrap();
     /// ```
     pub fn set_name(&self, name: &str) {
-        self.cell.set_name(name.into());
+        self.cell.set_name(Name(Arc::new(Box::<str>::from(name))));
     }
 
     /// Whether it has ended, in whatever way.

@@ -157,7 +157,7 @@ pub(super) fn purge(transaction: &Transaction<'_>, ids: &[RunnerId]) -> rusqlite
         if let EventKind::Submitted { spec } = submitted {
             let mut label =
                 transaction.prepare_cached("DELETE FROM labels WHERE key = ?1 AND value = ?2 AND n = ?3")?;
-            for (key, value) in &spec.labels {
+            for (key, value) in &*spec.labels {
                 label.execute(params![key, value, n])?;
             }
         }

@@ -174,7 +174,7 @@ fn insert_events(
         {
             let mut insert =
                 transaction.prepare_cached("INSERT INTO labels (key, value, n) VALUES (?1, ?2, ?3)")?;
-            for (key, value) in &spec.labels {
+            for (key, value) in &*spec.labels {
                 insert.execute(params![key, value, event.seq])?;
             }
         }
@@ -225,19 +225,19 @@ fn put_records(
                 state,
                 outcome,
                 record.spec.queue,
-                record.spec.name,
+                *record.spec.name,
                 record.spec.priority,
                 record.held,
                 record.spec.weight,
-                record.spec.concurrency_key,
+                *record.spec.concurrency_key,
                 micros(record.ready_at()),
                 micros(record.deadline_at()),
                 in_process(record),
-                micros(record.closed_at),
+                micros(*record.closed_at),
                 log_bytes,
             ])?;
         } else if closed {
-            close.execute(params![n, state, outcome, micros(record.closed_at), log_bytes])?;
+            close.execute(params![n, state, outcome, micros(*record.closed_at), log_bytes])?;
         } else {
             update.execute(params![n, state, record.held, micros(record.ready_at()), in_process(record)])?;
         }

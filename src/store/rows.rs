@@ -79,7 +79,7 @@ pub(super) fn in_process(record: &Record) -> bool {
 
 /// What is kept of all that its attempts wrote.
 pub(super) fn log_bytes(record: &Record) -> u64 {
-    let outputs = record.runs.iter().flat_map(|run| &run.attempts).filter_map(|attempt| attempt.output);
+    let outputs = record.runs.iter().flat_map(|run| &run.attempts).filter_map(|attempt| *attempt.output);
     outputs.map(|output| output.bytes.saturating_sub(output.dropped)).sum()
 }
 

@@ -563,7 +563,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
 const NAMED: usize = 5;
 
 fn name_of(record: &Record) -> String {
-    match &record.spec.name {
+    match &*record.spec.name {
         Some(name) => format!("{name} ({})", record.id),
         None => record.id.to_string(),
     }

@@ -201,7 +201,7 @@ mod tests {
                 .expect("legal");
             let times: Vec<_> = batch.events.iter().map(|event| event.at).collect();
             assert_eq!(times, [at(recorded), at(100), at(100)], "{told:?}: ended, draining, closed");
-            assert_eq!(batch.records[0].attempt().and_then(|attempt| attempt.ended_at), Some(at(recorded)));
+            assert_eq!(batch.records[0].attempt().and_then(|attempt| *attempt.ended_at), Some(at(recorded)));
         }
     }
 

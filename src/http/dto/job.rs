@@ -158,7 +158,8 @@ impl<'a> From<&'a job::Job> for Job<'a> {
             job::Job::Command(job::Command { argv, process }) => {
                 Self::Command(Command { argv, process: (&**process).into() })
             }
-            job::Job::Script(job::Script { source, args, process }) => {
+            job::Job::Script(script) => {
+                let job::Script { source, args, process } = &**script;
                 Self::Script(Script { source, args, process: (&**process).into() })
             }
             job::Job::Python(python) => {

@@ -290,7 +290,7 @@ impl<'a> From<&'a job::Record> for Runner<'a> {
             labels: &spec.labels,
             job: Job::from(&spec.job),
             deadline: spec.deadline.map(duration::format),
-            retry: Retry::from(&spec.retry),
+            retry: Retry::from(&*spec.retry),
             timeout: spec.timeout.map(duration::format),
             cancel_grace: spec.cancel_grace.map(duration::format),
             drain_timeout: duration::format(spec.drain_timeout),

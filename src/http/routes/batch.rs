@@ -168,7 +168,7 @@ fn sort(
     let items = (specs.into_iter().zip(keys))
         .map(|(spec, key)| match spec {
             Ok(spec) => {
-                let name = spec.name.clone();
+                let name = Option::clone(&spec.name);
                 submissions.push(Submission { id: RunnerId::new(), spec, key });
                 Item::Valid(name)
             }

@@ -12,7 +12,7 @@ use crate::{
         nearest,
         problem::{Kind, Problem},
     },
-    job::{Command, Job, Process, Script, Spec},
+    job::{Command, Job, Process, Rare, Script, Spec},
     json::join,
 };
 
@@ -73,7 +73,7 @@ pub(super) fn read_job(job: Value, config: &Config) -> Result<Job, Problem> {
     let (Some((kind, value)), None) = (entries.next(), entries.next()) else { return Err(one()) };
     match kind.as_str() {
         "command" => Ok(Job::Command(read_command(value)?)),
-        "script" => Ok(Job::Script(read_script(value)?)),
+        "script" => Ok(Job::Script(Box::new(read_script(value)?))),
         "python" => Ok(Job::Python(Box::new(python_kind::read(value)?))),
         "http" => Ok(Job::Http(Box::new(http_kind::read(value)?))),
         "handler" => Ok(Job::Handler(handler_kind::read(value, &config.handlers)?)),
@@ -120,8 +120,8 @@ fn argv(value: Value, path: &str) -> Result<Vec<String>, Problem> {
     }
 }
 
-pub(super) fn read_process(fields: &mut Fields) -> Result<Box<Process>, Problem> {
-    Ok(Box::new(Process {
+pub(super) fn read_process(fields: &mut Fields) -> Result<Rare<Process>, Problem> {
+    let process = Process {
         env: environment(fields)?,
         cwd: cwd(fields)?,
         stdin: fields.text("stdin")?,
@@ -133,7 +133,8 @@ pub(super) fn read_process(fields: &mut Fields) -> Result<Box<Process>, Problem>
         limits: process::limits(fields)?,
         stop_signal: stop_signal(fields)?,
         success_exit_codes: process::success_exit_codes(fields)?,
-    }))
+    };
+    Ok(process.into())
 }
 
 fn read_script(value: Value) -> Result<Script, Problem> {
@@ -240,7 +241,7 @@ pub(super) fn fits(spec: &Spec) -> Result<(), Problem> {
     };
     let env = spec.job.process().map(|process| &process.env).into_iter().flatten();
     let strings = arguments.iter().map(|argument| argument.len() + 1);
-    let variables = env.chain(&spec.context).map(|(name, value)| name.len() + value.len() + 2);
+    let variables = env.chain(&*spec.context).map(|(name, value)| name.len() + value.len() + 2);
     let total: usize = strings.chain(variables).map(|length| length + POINTER).sum();
     if total + EXEC_RESERVE >= MAX_EXEC {
         return Err(invalid(

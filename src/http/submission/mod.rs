@@ -64,16 +64,16 @@ pub(super) fn spec(body: Value, config: &Config) -> Result<Arc<Spec>, Problem> {
     let mut fields = Fields::open(body, "", &FIELDS)?;
     let job = read_job(&mut fields, config)?;
     let mut spec = Spec {
-        name: fields.text("name")?,
+        name: fields.text("name")?.into(),
         queue: fields.text("queue")?.unwrap_or_else(|| Spec::DEFAULT_QUEUE.to_owned()),
         priority: fields.integer("priority")?.unwrap_or(0),
-        labels: fields.text_map("labels")?,
-        context: fields.text_map("context")?,
+        labels: fields.text_map("labels")?.into(),
+        context: fields.text_map("context")?.into(),
         weight: fields.number("weight", 1..=MAX_WEIGHT)?.unwrap_or(1),
-        concurrency_key: fields.text("concurrency_key")?,
-        retry: retry::read(&mut fields)?,
-        timeout: fields.duration("timeout")?,
-        cancel_grace: fields.duration("cancel_grace")?,
+        concurrency_key: fields.text("concurrency_key")?.into(),
+        retry: retry::read(&mut fields)?.into(),
+        timeout: fields.duration("timeout")?.into(),
+        cancel_grace: fields.duration("cancel_grace")?.into(),
         on_lost: on_lost(&mut fields, "on_lost")?,
         on_shutdown: on_lost(&mut fields, "on_shutdown")?,
         keep_open: fields.flag("keep_open")?.unwrap_or(false),
@@ -122,19 +122,19 @@ fn on_lost(fields: &mut Fields, name: &str) -> Result<OnLost, Problem> {
 
 /// What concerns more than one field, or is the same for all kinds of job.
 fn check(spec: &Spec) -> Result<(), Problem> {
-    if let Some(name) = &spec.name {
+    if let Some(name) = &*spec.name {
         printable(name, "name")?;
     }
     if !is_queue(&spec.queue) {
         return Err(invalid("queue", QUEUE));
     }
-    if let Some(key) = &spec.concurrency_key {
+    if let Some(key) = &*spec.concurrency_key {
         printable(key, "concurrency_key")?;
     }
     if spec.labels.len() > MAX_LABELS {
         return Err(invalid("labels", "64 labels at the most"));
     }
-    for (key, value) in &spec.labels {
+    for (key, value) in &*spec.labels {
         let path = join("labels", key);
         if key.contains('=') {
             return Err(invalid(
@@ -213,12 +213,12 @@ mod tests {
         }))
         .expect("valid");
         assert_eq!((spec.weight, spec.keep_open, spec.on_shutdown), (4, true, OnLost::Requeue));
-        assert_eq!(spec.start_at, Some("2030-01-31T06:00:00Z".parse().expect("a time")));
-        assert_eq!((spec.delay, spec.deadline), (None, Some(Duration::from_secs(2 * 24 * 3600))));
+        assert_eq!(*spec.start_at, Some("2030-01-31T06:00:00Z".parse().expect("a time")));
+        assert_eq!((*spec.delay, *spec.deadline), (None, Some(Duration::from_secs(2 * 24 * 3600))));
         assert_eq!(spec.concurrency_key.as_deref(), Some("dump app"));
         let minute_and_a_half = Duration::from_secs(90);
         assert_eq!(
-            spec.retry,
+            *spec.retry,
             Retry {
                 max_attempts: 3,
                 initial_backoff: minute_and_a_half,
@@ -236,8 +236,8 @@ mod tests {
         assert_eq!(command.process.stop_signal.as_deref(), Some("INT"));
         assert_eq!(command.process.cwd.as_deref(), Some(std::path::Path::new("/tmp")));
         assert_eq!((spec.priority, spec.on_lost, spec.debug), (-3, OnLost::Hold, Some(true)));
-        assert_eq!(spec.timeout, Some(Duration::from_secs(3600)));
-        assert_eq!(spec.cancel_grace, Some(Duration::from_millis(2500)));
+        assert_eq!(*spec.timeout, Some(Duration::from_secs(3600)));
+        assert_eq!(*spec.cancel_grace, Some(Duration::from_millis(2500)));
         assert_eq!(spec.drain_timeout, Duration::ZERO);
         assert_eq!(spec.context["PGHOST"], "db1");
     }

@@ -11,7 +11,7 @@ use crate::{
         fields::{Fields, invalid},
         problem::Problem,
     },
-    job::{Python, PythonCode},
+    job::{Python, PythonCode, Rare},
 };
 
 const PATH: &str = "job.python";
@@ -26,7 +26,7 @@ pub(super) fn read(value: Value) -> Result<Python, Problem> {
             args: Vec::new(),
             kwargs: Default::default(),
             interpreter: None,
-            process: Box::default(),
+            process: Rare::default(),
         }),
         Value::Object(_) => {
             let mut fields = Fields::open(value, PATH, &PYTHON)?;

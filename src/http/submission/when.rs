@@ -15,13 +15,13 @@ use crate::{
 /// # Errors
 /// A [`Problem`] that names the field.
 pub(super) fn read(fields: &mut Fields, spec: &mut Spec) -> Result<(), Problem> {
-    spec.delay = fields.duration("delay")?;
-    spec.start_at = start_at(fields)?;
-    spec.deadline = fields.duration("deadline")?;
+    spec.delay = fields.duration("delay")?.into();
+    spec.start_at = start_at(fields)?.into();
+    spec.deadline = fields.duration("deadline")?.into();
     if spec.delay.is_some() && spec.start_at.is_some() {
         return Err(invalid("start_at", "left out where `delay` is given: either says when it may start"));
     }
-    match (spec.deadline, spec.delay) {
+    match (*spec.deadline, *spec.delay) {
         (Some(deadline), _) if deadline.is_zero() => {
             Err(invalid("deadline", "longer than 0; leave it out for no limit"))
         }

@@ -47,11 +47,17 @@ pub const SETTLE: Duration = Duration::from_millis(350);
 
 struct Active {
     record: Arc<Record>,
-    key: AttemptKey,
     /// The start is durable and the Runner was told to go.
     gone: bool,
     /// Its slots and its key are taken, as long as something of it may run.
     slots: bool,
+}
+
+impl Active {
+    /// Its attempt; it has one.
+    fn key(&self) -> Option<AttemptKey> {
+        self.record.attempt().map(|attempt| attempt.key)
+    }
 }
 
 /// All Runners that are not closed, and what to do with them.
@@ -155,12 +161,14 @@ impl Core {
 
     /// Takes over a Runner that was idle when the daemon ended.
     pub fn restore_idle(&mut self, record: Record, now: Now) {
-        let Some(key) = record.attempt().map(|attempt| attempt.key) else { return };
+        if record.attempt().is_none() {
+            return;
+        }
         let id = record.id;
         if let Some(at) = record.deadline_at() {
             self.timers.set(id, Timer::Deadline, now.mono + until(now.wall, at));
         }
-        self.active.insert(id, Active { record: Arc::new(record), key, gone: true, slots: false });
+        self.active.insert(id, Active { record: Arc::new(record), gone: true, slots: false });
         self.idle += 1;
     }
 
@@ -231,7 +239,7 @@ impl Core {
 
     /// The attempt of an active Runner.
     pub fn attempt(&self, id: RunnerId) -> Option<AttemptKey> {
-        self.active.get(&id).map(|active| active.key)
+        self.active.get(&id)?.key()
     }
 
     /// The records that changed since the last call.

@@ -38,7 +38,7 @@ impl Turn<'_> {
         if let Err(denied) = self.admit(&spec) {
             return self.reply(token, Answer::Denied(denied));
         }
-        let deadline = spec.deadline;
+        let deadline = *spec.deadline;
         self.append(id, EventKind::Submitted { spec });
         if let Some(deadline) = deadline {
             self.core.timers.set(id, Timer::Deadline, self.now.mono.saturating_add(deadline));
@@ -64,8 +64,8 @@ impl Turn<'_> {
     pub(super) fn cancel_active(&mut self, id: RunnerId, by: Requester, reason: CancelReason) {
         let Some(active) = self.core.active.get_mut(&id) else { return };
         let first = active.record.cancel.is_none();
-        let key = active.key;
-        let grace = active.record.spec.cancel_grace;
+        let Some(key) = active.key() else { return };
+        let grace = *active.record.spec.cancel_grace;
         if matches!(active.record.state, State::Draining | State::Idle) {
             return;
         }
@@ -93,7 +93,7 @@ impl Turn<'_> {
     /// On record first, like a cancellation; but once everything is being killed nothing waits for a disk.
     pub(super) fn force(&mut self, id: RunnerId) {
         self.core.timers.clear(id, Timer::Grace);
-        let Some(effect) = self.core.active.get(&id).map(|active| Effect::Force(active.key)) else { return };
+        let Some(effect) = self.core.attempt(id).map(Effect::Force) else { return };
         match self.core.phase {
             Phase::Forcing { .. } => self.out.now.push(effect),
             Phase::Open | Phase::Draining { .. } | Phase::Finished => self.out.held.push(effect),
@@ -102,13 +102,13 @@ impl Turn<'_> {
 
     pub(super) fn report(&mut self, Report { runner: id, key, news }: Report) {
         let Some(active) = self.core.active.get(&id) else { return };
-        if active.key != key {
+        if active.key() != Some(key) {
             return;
         }
         match news {
             News::Running { pid, start_time } => {
                 self.append(id, EventKind::Running { pid, start_time });
-                let timeout = self.core.active.get(&id).and_then(|active| active.record.spec.timeout);
+                let timeout = self.core.active.get(&id).and_then(|active| *active.record.spec.timeout);
                 if let Some(timeout) = timeout {
                     self.set_timer(id, Timer::Timeout, timeout);
                 }
@@ -131,7 +131,7 @@ impl Turn<'_> {
 
     fn ended(&mut self, id: RunnerId, mut end: End) {
         let Some(active) = self.core.active.get(&id) else { return };
-        let key = active.key;
+        let Some(key) = active.key() else { return };
         let closed = end.closed.take();
         let event = ended(&active.record, end);
         self.append(id, event);
@@ -164,8 +164,8 @@ impl Turn<'_> {
         if self.core.phase == Phase::Finished {
             // Its Runner goes with the daemon.
             self.append(id, EventKind::Closed(CloseFacts { outcome, drain: None }));
-        } else if let Some(active) = self.core.active.get(&id) {
-            self.out.now.push(Effect::Close(id, active.key));
+        } else if let Some(key) = self.core.attempt(id) {
+            self.out.now.push(Effect::Close(id, key));
         }
     }
 
@@ -203,7 +203,7 @@ impl Turn<'_> {
                 if active.slots {
                     self.core.line.give_back(&active.record);
                 }
-                self.out.now.push(Effect::Abort(active.key));
+                self.out.now.extend(active.key().map(Effect::Abort));
             }
             self.core.changed.remove(&id);
         }
@@ -232,7 +232,7 @@ impl Turn<'_> {
     fn stop_for_shutdown(&mut self, id: RunnerId, name: &'static str) {
         let Some(active) = self.core.active.get(&id) else { return };
         if active.record.state == State::Starting && !active.gone {
-            self.out.now.push(Effect::Abort(active.key));
+            self.out.now.extend(active.key().map(Effect::Abort));
             let reason = RequeueReason::NotExecuted;
             self.append(id, EventKind::Requeued { reason, held: false, not_before: None });
         } else {
@@ -448,7 +448,7 @@ impl Turn<'_> {
         match ready {
             Ready::Now => self.core.line.push(&ticket),
             // A time of day is the wall clock's; a wait is not, and a jump of that clock neither ends nor extends it.
-            Ready::Later(at) if record.attempt().is_none() && record.spec.start_at == Some(at) => {
+            Ready::Later(at) if record.attempt().is_none() && *record.spec.start_at == Some(at) => {
                 self.core.timers.at(id, at);
             }
             Ready::Later(at) => self.set_timer(id, Timer::Ready, until(self.now.wall, at)),
@@ -478,12 +478,10 @@ impl Turn<'_> {
             self.core.line.take(&ticket, id);
         }
         let Some(record) = self.unqueue(id) else { return };
-        match record.attempt() {
-            Some(attempt) if record.state != State::Closed => {
-                let key = attempt.key;
-                self.core.active.insert(id, Active { record, key, gone: false, slots: starts });
-            }
-            Some(_) | None => self.retire(record),
+        if record.attempt().is_some() && record.state != State::Closed {
+            self.core.active.insert(id, Active { record, gone: false, slots: starts });
+        } else {
+            self.retire(record);
         }
     }
 

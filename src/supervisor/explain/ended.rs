@@ -4,7 +4,7 @@ use super::{Facts, Reason, Time, asked, because_forced, lost_with_daemon, of_rec
 use crate::job::{Action, Attempt, CancelReason, Exit, Outcome, Receipt, Record};
 
 pub(super) fn sentence(record: &Record, facts: &mut Facts) -> String {
-    facts.since = record.closed_at;
+    facts.since = *record.closed_at;
     let last = record.attempt();
     if let Some(receipt) = &record.cancel
         && last.is_none_or(|last| last.ended_at.is_some_and(|ended| receipt.requested_at > ended))
@@ -16,7 +16,7 @@ pub(super) fn sentence(record: &Record, facts: &mut Facts) -> String {
         return "It was closed before it ran anything".into();
     };
     let (runs, closed) =
-        (record.runs.iter().filter(|run| !run.attempts.is_empty()).count(), record.closed_at);
+        (record.runs.iter().filter(|run| !run.attempts.is_empty()).count(), *record.closed_at);
     let what = attempt(record, last, facts);
     match closed {
         Some(closed) if record.spec.keep_open => {

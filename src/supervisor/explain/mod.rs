@@ -173,7 +173,7 @@ pub fn explain(record: &Record, standing: Option<&Standing>, grace: Duration) ->
             format!("It has been running{}{process}{}", since(facts.since), which(record))
         }
         State::Idle => {
-            facts.since = record.attempt().and_then(|attempt| attempt.ended_at);
+            facts.since = record.attempt().and_then(|attempt| *attempt.ended_at);
             let run = facts.run.unwrap_or(1);
             let last = record.attempt().map_or_else(String::new, |last| match last.outcome {
                 Some(Outcome::Lost) => ended::lost(last, &mut facts),
@@ -187,7 +187,7 @@ pub fn explain(record: &Record, standing: Option<&Standing>, grace: Duration) ->
         State::Cancelling => cancelling(record, grace, &mut facts),
         State::Draining => {
             facts.reason = Reason::Draining;
-            facts.since = record.attempt().and_then(|attempt| attempt.ended_at);
+            facts.since = record.attempt().and_then(|attempt| *attempt.ended_at);
             facts.until = facts.since.and_then(|at| at.checked_add(record.spec.drain_timeout).ok());
             let until =
                 facts.until.map_or_else(String::new, |at| format!(", until {} at the latest", Time(at)));
@@ -241,7 +241,7 @@ fn cancelling(record: &Record, grace: Duration, facts: &mut Facts) -> String {
         CancelReason::Requested | CancelReason::Timeout | CancelReason::Deadline => {
             Some(record.spec.cancel_grace.unwrap_or(grace))
         }
-        CancelReason::Shutdown => record.spec.cancel_grace,
+        CancelReason::Shutdown => *record.spec.cancel_grace,
     };
     facts.until = patience.and_then(|patience| receipt.requested_at.checked_add(patience).ok());
     match facts.until {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::job::{
-    self, AttemptKey, CloseFacts, Command, Event, EventKind, Job, OnLost, Requester, RequeueReason, Retry,
-    Spec,
+    self, AttemptKey, CloseFacts, Command, Event, EventKind, Job, OnLost, Rare, Requester, RequeueReason,
+    Retry, Spec,
 };
 
 const GRACE: Duration = Duration::from_secs(30);
@@ -26,8 +26,8 @@ fn spec(with: impl FnOnce(&mut Spec)) -> Spec {
     spec
 }
 
-fn tried(max_attempts: u32) -> Retry {
-    Retry { max_attempts, ..Retry::default() }
+fn tried(max_attempts: u32) -> Rare<Retry> {
+    Retry { max_attempts, ..Retry::default() }.into()
 }
 
 /// What a Runner's events add up to; each with its second.
@@ -185,7 +185,7 @@ fn why_it_waits_its_turn() {
 #[test]
 fn until_when_it_waits() {
     let until = |second| Some(Standing::Until { at: at(second) });
-    let delayed = some(|spec| spec.delay = Some(Duration::from_secs(90)));
+    let delayed = some(|spec| spec.delay = Some(Duration::from_secs(90)).into());
     let facts = check(
         &delayed,
         until(90),
@@ -193,7 +193,7 @@ fn until_when_it_waits() {
         "It waits until 2030-01-31T06:01:30Z, because of its delay of 1m 30s.",
     );
     assert_eq!(facts.until, Some(at(90)));
-    let scheduled = some(|spec| spec.start_at = Some(at(3600)));
+    let scheduled = some(|spec| spec.start_at = Some(at(3600)).into());
     check(&scheduled, until(3600), Reason::Scheduled, "It waits until 2030-01-31T07:00:00Z, its `start_at`.");
     let backoff = record(
         spec(|spec| spec.retry = tried(5)),
@@ -213,7 +213,7 @@ fn until_when_it_waits() {
     );
     assert_eq!((facts.attempt, facts.max_attempts, facts.exit), (Some(1), Some(5), code(3)));
     let timed_out = record(
-        spec(|spec| (spec.retry, spec.timeout) = (tried(2), Some(Duration::from_secs(1)))),
+        spec(|spec| (spec.retry, spec.timeout) = (tried(2), Some(Duration::from_secs(1)).into())),
         vec![
             (1, starting(1, 1)),
             (2, running()),
@@ -346,7 +346,7 @@ fn why_it_stops() {
         &stopping(
             |spec| {
                 (spec.timeout, spec.cancel_grace) =
-                    (Some(Duration::from_secs(60)), Some(Duration::from_secs(5)))
+                    (Some(Duration::from_secs(60)).into(), Some(Duration::from_secs(5)).into())
             },
             vec![(62, cancel("timeout", CancelReason::Timeout, false))],
         ),
@@ -364,7 +364,7 @@ fn why_it_stops() {
     );
     check(
         &stopping(
-            |spec| spec.cancel_grace = Some(Duration::from_secs(2)),
+            |spec| spec.cancel_grace = Some(Duration::from_secs(2)).into(),
             vec![(3, requested()), (5, step(Action::GraceExpired, ""))],
         ),
         None,

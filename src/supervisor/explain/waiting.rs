@@ -83,7 +83,7 @@ fn until(record: &Record, at: Time, facts: &mut Facts) -> String {
             facts.reason = Reason::Backoff;
             format!("It waits until {at} before it is tried again: attempt {number} of {max} failed, {how}")
         }
-        None => match spec.delay {
+        None => match *spec.delay {
             Some(delay) if spec.start_at.is_none() => {
                 facts.reason = Reason::Delayed;
                 format!("It waits until {at}, because of its delay of {}", span(delay))
@@ -101,14 +101,14 @@ fn held(record: &Record, facts: &mut Facts) -> String {
     let (why, reason) = match last.and_then(|attempt| attempt.cancel.as_ref()) {
         Some(receipt) if receipt.reason == CancelReason::Shutdown => {
             facts.by = Some(receipt.by.0.clone());
-            facts.since = last.and_then(|attempt| attempt.ended_at);
+            facts.since = last.and_then(|attempt| *attempt.ended_at);
             let at = Time(receipt.requested_at);
             let why =
                 format!("a shutdown of the daemon stopped it at {at}, and its `on_shutdown` is \"hold\"");
             (why, Reason::HeldAfterShutdown)
         }
         Some(_) | None => {
-            facts.since = last.and_then(|attempt| attempt.ended_at);
+            facts.since = last.and_then(|attempt| *attempt.ended_at);
             let lost: Vec<String> = (record.run().into_iter())
                 .flat_map(|run| run.attempts.iter().filter(|attempt| lost_with_daemon(attempt)))
                 .map(|attempt| attempt.attempt.to_string())

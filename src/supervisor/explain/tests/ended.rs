@@ -80,7 +80,7 @@ fn why_it_ended_by_itself() {
 
 #[test]
 fn how_often_it_was_tried() {
-    let twice = |retry: Retry, second: EventKind, outcome| {
+    let twice = |retry: Rare<Retry>, second: EventKind, outcome| {
         let then = vec![
             (3, ended(Outcome::Failed, code(75))),
             (3, again(RequeueReason::Retry, false, Some(5))),
@@ -103,7 +103,7 @@ fn how_often_it_was_tried() {
         Reason::Succeeded,
         "It succeeded after 2 attempts: the last one exited with code 0 at 2030-01-31T06:00:07Z.",
     );
-    let some_codes = Retry { on_exit_codes: vec![75], ..tried(5) };
+    let some_codes = Retry { on_exit_codes: vec![75], max_attempts: 5, ..Retry::default() }.into();
     check(
         &twice(some_codes, ended(Outcome::Failed, code(1)), Outcome::Failed),
         None,
@@ -162,7 +162,11 @@ fn who_stopped_it() {
         (63, ended(Outcome::TimedOut, code(143))),
     ];
     check(
-        &to_the_end(spec(|spec| spec.timeout = Some(Duration::from_secs(60))), too_long, Outcome::TimedOut),
+        &to_the_end(
+            spec(|spec| spec.timeout = Some(Duration::from_secs(60)).into()),
+            too_long,
+            Outcome::TimedOut,
+        ),
         None,
         Reason::TimedOut,
         "It timed out: it was asked to stop at 2030-01-31T06:01:02Z, when its timeout of 1m was up; it exited with code \
@@ -173,7 +177,11 @@ fn who_stopped_it() {
         (61, ended(Outcome::TimedOut, signal(15))),
     ];
     check(
-        &to_the_end(spec(|spec| spec.deadline = Some(Duration::from_secs(60))), too_late, Outcome::TimedOut),
+        &to_the_end(
+            spec(|spec| spec.deadline = Some(Duration::from_secs(60)).into()),
+            too_late,
+            Outcome::TimedOut,
+        ),
         None,
         Reason::DeadlinePassed,
         "It timed out: it was asked to stop at 2030-01-31T06:01:00Z, when its deadline of 1m was up; it was ended at \
@@ -203,7 +211,7 @@ fn what_ended_it_in_the_queue() {
     );
     check(
         &in_queue(
-            |spec| spec.deadline = Some(Duration::from_secs(3)),
+            |spec| spec.deadline = Some(Duration::from_secs(3)).into(),
             "deadline",
             CancelReason::Deadline,
             Outcome::TimedOut,
