@@ -107,9 +107,9 @@ impl Waits {
         self.request.into_iter().chain(self.room).min()
     }
 
-    /// For the headers of a request.
+    /// For the headers of a request, and for nothing else: who has not taken an answer yet may have asked already.
     fn headers_since(&self) -> Option<Instant> {
-        self.request.filter(|_| !self.body)
+        self.request.filter(|_| !self.body && self.room.is_none())
     }
 
     /// Of one that holds an answer open, and seems to be dead.
@@ -174,7 +174,11 @@ impl Place {
     pub(super) fn takes(&self, takes: bool) {
         let mut waits = lock(&self.waits);
         match takes {
-            true => waits.room = None,
+            true => {
+                if waits.room.take().is_some() && !waits.body {
+                    waits.request = waits.request.map(|_| Instant::now());
+                }
+            }
             false => {
                 waits.room.get_or_insert_with(Instant::now);
             }
@@ -369,6 +373,13 @@ mod tests {
         assert!(poll!(late.as_mut()).is_pending());
         advance(nearly).await;
         assert!(poll!(late.as_mut()).is_pending(), "since the last answer");
+        slot.place.takes(false);
+        advance(10 * timing::HEADERS).await;
+        assert!(poll!(late.as_mut()).is_pending(), "it has not taken that yet");
+        slot.place.takes(true);
+        assert!(poll!(late.as_mut()).is_pending());
+        advance(nearly).await;
+        assert!(poll!(late.as_mut()).is_pending(), "since it has");
         let before = Instant::now();
         late.await;
         assert_eq!(before.elapsed(), Duration::from_millis(1));
