@@ -52,6 +52,8 @@ struct Waits {
     body: bool,
     /// To take what was written.
     room: Option<Instant>,
+    /// When it last had taken that.
+    taken: Instant,
     /// Whether its answer is held open.
     holds: bool,
 }
@@ -80,10 +82,12 @@ impl Slots {
     /// A place for a new connection, if need be that of the connection that has kept us waiting longest; `None` if
     /// all are being served.
     pub(super) fn enter(self: &Arc<Self>, peer: Peer) -> Option<Slot> {
+        let now = Instant::now();
+        let waits = Waits { request: Some(now), body: false, room: None, taken: now, holds: false };
         let place = Arc::new(Place {
             peer,
             slots: Arc::downgrade(self),
-            waits: Mutex::new(Waits { request: Some(Instant::now()), body: false, room: None, holds: false }),
+            waits: Mutex::new(waits),
             evicted: Notify::new(),
         });
         let mut taken = lock(&self.taken);
@@ -109,7 +113,7 @@ impl Waits {
 
     /// For the headers of a request, and for nothing else: who has not taken an answer yet may have asked already.
     fn headers_since(&self) -> Option<Instant> {
-        self.request.filter(|_| !self.body && self.room.is_none())
+        self.request.filter(|_| !self.body && self.room.is_none()).map(|since| since.max(self.taken))
     }
 
     /// Of one that holds an answer open, and seems to be dead.
@@ -175,8 +179,8 @@ impl Place {
         let mut waits = lock(&self.waits);
         match takes {
             true => {
-                if waits.room.take().is_some() && !waits.body {
-                    waits.request = waits.request.map(|_| Instant::now());
+                if waits.room.take().is_some() {
+                    waits.taken = Instant::now();
                 }
             }
             false => {
@@ -331,6 +335,20 @@ mod tests {
         assert!(enter(&slots).is_none());
         slot.place.takes(false);
         assert!(enter(&slots).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_his_answer_bit_by_bit_is_let_go_before_who_came_after_him() {
+        let slots = Slots::new(2);
+        let slow = enter(&slots).expect("free");
+        advance(Duration::from_secs(1)).await;
+        let other = enter(&slots).expect("free");
+        advance(Duration::from_secs(1)).await;
+        slow.place.takes(false);
+        slow.place.takes(true);
+        let _third = enter(&slots).expect("takes the place of the slow one");
+        let places = &lock(&slots.taken).places;
+        assert!(!places.contains_key(&slow.number) && places.contains_key(&other.number));
     }
 
     #[test]
