@@ -5,10 +5,11 @@
 
 use std::{
     env,
-    fmt::{self, Debug, Write},
+    fmt::{self, Debug},
     io::{self, IsTerminal, stderr},
 };
 
+use serde::Serialize;
 use tracing::{
     field::{Field, Visit},
     span::Record,
@@ -27,7 +28,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::settings::LogFormat;
+use crate::{json, settings::LogFormat};
 
 /// Changes what is logged while the daemon runs.
 #[derive(Clone, Debug)]
@@ -97,15 +98,15 @@ struct JsonAsItComes;
 
 impl<'w> FormatFields<'w> for JsonAsItComes {
     fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
-        let mut members = Members(String::with_capacity(SPAN_BYTES));
+        let mut members = Members(Vec::with_capacity(SPAN_BYTES));
         fields.record(&mut members);
         let Members(mut text) = members;
-        match text.is_empty() {
-            true => text.push_str("{}"),
-            false => text.push('}'),
+        if text.is_empty() {
+            text.push(b'{');
         }
+        text.push(b'}');
         // At once: what grows bit by bit is allocated as often.
-        writer.write_str(&text)
+        writer.write_str(str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 
     fn add_fields(&self, current: &'w mut FormattedFields<Self>, fields: &Record<'_>) -> fmt::Result {
@@ -117,60 +118,41 @@ impl<'w> FormatFields<'w> for JsonAsItComes {
 }
 
 /// An object, but for its end.
-struct Members(String);
+struct Members(Vec<u8>);
 
 impl Members {
-    fn add(&mut self, field: &Field, value: fmt::Arguments<'_>) {
-        self.0.push(if self.0.is_empty() { '{' } else { ',' });
-        // A String takes all.
-        write!(self.0, "\"{}\":{value}", field.name()).ok();
+    fn add(&mut self, field: &Field, value: &impl Serialize) {
+        self.0.push(if self.0.is_empty() { b'{' } else { b',' });
+        // Neither a Vec nor what fields hold can fail.
+        json::write(&mut self.0, &field.name()).ok();
+        self.0.push(b':');
+        json::write(&mut self.0, value).ok();
     }
 }
 
 impl Visit for Members {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.add(field, format_args!("\""));
-        write!(Escaped(&mut self.0), "{value:?}").ok();
-        self.0.push('"');
+        self.add(field, &format_args!("{value:?}"));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.record_debug(field, &format_args!("{value}"));
+        self.add(field, &value);
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        // Infinity and the like are null.
-        self.add(field, format_args!("{}", serde_json::Value::from(value)));
+        self.add(field, &value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.add(field, format_args!("{value}"));
+        self.add(field, &value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.add(field, format_args!("{value}"));
+        self.add(field, &value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.add(field, format_args!("{value}"));
-    }
-}
-
-/// The inside of a string of JSON.
-struct Escaped<'a>(&'a mut String);
-
-impl Write for Escaped<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for piece in text.split_inclusive(|char: char| matches!(char, '"' | '\\' | '\0'..='\x1f')) {
-            let plain = piece.trim_end_matches(|char: char| matches!(char, '"' | '\\' | '\0'..='\x1f'));
-            self.0.push_str(plain);
-            match piece[plain.len()..].chars().next() {
-                Some(char @ ('"' | '\\')) => self.0.extend(['\\', char]),
-                Some(control) => write!(self.0, "\\u{:04x}", u32::from(control))?,
-                None => {}
-            }
-        }
-        Ok(())
+        self.add(field, &value);
     }
 }
 

@@ -12,7 +12,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("job", &[]),
     ("metrics", &["job"]),
     ("settings", &["job", "text"]),
-    ("telemetry", &["settings"]),
+    ("telemetry", &["json", "settings"]),
     ("state_dir", &[]),
     ("descriptors", &["settings"]),
     ("secrets", &["job", "private_file"]),
