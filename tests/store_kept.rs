@@ -8,8 +8,8 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use runward::{
     job::{
-        self, AttemptKey, CloseFacts, Command, ContextValue, Event, EventKind, Job, Outcome, OutputFacts,
-        QueueSettings, Record, RunnerId, Spec, State, Variable, Webhook,
+        self, Action, AttemptKey, CancelReason, CloseFacts, Command, ContextValue, Event, EventKind, Job,
+        Outcome, OutputFacts, QueueSettings, Record, Requester, RunnerId, Spec, State, Variable, Webhook,
     },
     store::{self, Log, Lookup, Readers},
     supervisor::{
@@ -56,13 +56,19 @@ impl Store {
 
     /// Makes a Runner to which this happens, a second after the one before, and commits it.
     fn runner(&mut self, spec: Spec, kinds: Vec<EventKind>) -> Arc<Record> {
+        self.runner_with_steps(spec, kinds, 1)
+    }
+
+    /// The same, so many seconds apart.
+    fn runner_with_steps(&mut self, spec: Spec, kinds: Vec<EventKind>, seconds: u64) -> Arc<Record> {
+        let start = self.seq;
         let id = RunnerId::new();
         let submitted = EventKind::Submitted { spec: Arc::new(spec) };
         let mut events = Vec::new();
         for kind in [submitted].into_iter().chain(kinds) {
             self.seq += 1;
-            let at =
-                Timestamp::UNIX_EPOCH + SignedDuration::from_secs(i64::try_from(self.seq).expect("small"));
+            let at = start + (self.seq - start) * seconds;
+            let at = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(i64::try_from(at).expect("small"));
             events.push(Event { seq: self.seq, runner: id, at, kind });
         }
         let record = Arc::new(job::replay(&events).expect("legal").expect("a record"));
@@ -287,6 +293,47 @@ fn an_idle_runner_is_neither_waiting_nor_under_way() {
     lookup.waiting(|waiting| panic!("{waiting:?}")).expect("readable");
     assert!(lookup.under_way().expect("readable").is_empty());
     assert_eq!(lookup.idle().expect("readable"), [Record::clone(&record)]);
+}
+
+#[test]
+fn what_happened_at_one_moment_is_stored_together_and_read_one_by_one() {
+    let mut store = Store::new();
+    let mut kinds = life(3);
+    let step = EventKind::CancelStep { action: Action::Signal, target: None };
+    let by = Requester("socket:0".into());
+    let asked = EventKind::CancelRequested { by, reason: CancelReason::Requested, force: false };
+    kinds.splice(2..2, [asked].into_iter().chain(vec![step; 29]));
+    let spread = store.closed(spec(), 3);
+    let at_once = store.runner_with_steps(spec(), kinds, 0);
+    let last_seq = at_once.last_seq;
+    assert_eq!((spread.last_seq, last_seq), (6, 42));
+    let rows: Vec<u64> = rusqlite::Connection::open(&store.path)
+        .and_then(|connection| {
+            connection.prepare("SELECT count FROM events")?.query_map([], |row| row.get(0))?.collect()
+        })
+        .expect("readable");
+    assert_eq!(rows, [1, 1, 1, 1, 1, 1, 16, 16, 4]);
+    assert_eq!(store.last_seq(), last_seq);
+
+    let (readers, lookup) = (store.readers(), store.lookup());
+    assert_eq!(loaded(&lookup, at_once.id).as_ref(), Some(&*at_once));
+    let seqs = |after, id, limit| -> Vec<u64> {
+        read(readers.events(after, id, limit)).iter().map(|event| event.seq).collect()
+    };
+    for after in 0..=last_seq {
+        for limit in [1, 2, 5, 99] {
+            let expected = |first: u64| (first..=last_seq).take(limit).collect::<Vec<_>>();
+            assert_eq!(seqs(after, None, limit), expected(after + 1));
+            assert_eq!(seqs(after, Some(at_once.id), limit), expected(after.max(6) + 1));
+        }
+        assert_eq!(lookup.at(after).is_some(), after > 0);
+    }
+    assert_eq!(lookup.at(last_seq), *at_once.closed_at);
+    assert_eq!(lookup.at(last_seq + 1), None);
+
+    store.append(&Batch { purged: vec![at_once.id], ..Batch::default() });
+    assert_eq!(store.last_seq(), last_seq, "places do not come again");
+    assert_eq!(lookup.at(last_seq), None);
 }
 
 fn change(name: &str, version: u64, variable: Option<Variable>) -> ContextChange {

@@ -15,7 +15,7 @@ use super::{
     OpenError, connect_readonly,
     kept::{self, Closed, Message, Totals},
     list::list,
-    rows::{event_from_row, id_from_row, id_to_row, replay, time_from_row},
+    rows::{EVENTS_OF_ROW, events_from_row, id_from_row, id_to_row, replay, time_from_row},
 };
 use crate::{
     job::{Event, QueueSettings, Record, RunnerId, SharedContext, State},
@@ -189,7 +189,11 @@ impl Lookup {
     /// When an event happened; `None` where there is none in this place, or it can't be read.
     pub fn at(&self, seq: u64) -> Option<Timestamp> {
         self.0
-            .query_row("SELECT at FROM events WHERE seq = ?1", [seq], |row| time_from_row(row, 0))
+            .query_row(
+                "SELECT at FROM events WHERE seq BETWEEN ?1 - ?2 + 1 AND ?1 AND seq + count > ?1",
+                (seq, EVENTS_OF_ROW),
+                |row| time_from_row(row, 0),
+            )
             .inspect_err(|error| tracing::debug!(%error, seq, "the time of an event can't be read"))
             .ok()
             .flatten()
@@ -288,24 +292,33 @@ fn events(
     runner: Option<RunnerId>,
     limit: usize,
 ) -> rusqlite::Result<Vec<Event>> {
-    match runner {
-        None => connection
-            .prepare_cached(
-                "SELECT e.seq, r.id, e.at, e.data FROM events AS e CROSS JOIN runners AS r ON r.n = e.n
-                 WHERE e.seq > ?1 ORDER BY e.seq LIMIT ?2",
-            )?
-            .query_map((after, limit), event_from_row)?
-            .collect(),
-        Some(id) => connection
-            .prepare_cached(
-                "SELECT e.seq, r.id, e.at, e.data FROM runners AS r CROSS JOIN events AS e ON e.seq = r.n
-                 WHERE r.id = ?3 AND e.seq > ?1
-                 UNION ALL
-                 SELECT e.seq, r.id, e.at, e.data FROM runners AS r CROSS JOIN events AS e ON e.n = r.n AND e.seq > e.n
-                 WHERE r.id = ?3 AND e.seq > ?1
-                 ORDER BY 1 LIMIT ?2",
-            )?
-            .query_map((after, limit, id_to_row(id)), event_from_row)?
-            .collect(),
+    let mut statement = connection.prepare_cached(match runner {
+        None => {
+            "SELECT e.seq, e.at, e.data, r.id FROM events AS e CROSS JOIN runners AS r ON r.n = e.n
+             WHERE e.seq > ?1 - ?2 AND e.seq + e.count - 1 > ?1
+             ORDER BY e.seq"
+        }
+        Some(_) => {
+            "SELECT e.seq, e.at, e.data, r.id FROM runners AS r CROSS JOIN events AS e ON e.seq = r.n
+             WHERE r.id = ?3 AND e.seq > ?1 - ?2 AND e.seq + e.count - 1 > ?1
+             UNION ALL
+             SELECT e.seq, e.at, e.data, r.id
+             FROM runners AS r CROSS JOIN events AS e ON e.n = r.n AND e.seq > e.n
+             WHERE r.id = ?3 AND e.seq > ?1 - ?2 AND e.seq + e.count - 1 > ?1
+             ORDER BY 1"
+        }
+    })?;
+    let mut rows = match runner {
+        None => statement.query((after, EVENTS_OF_ROW)),
+        Some(id) => statement.query((after, EVENTS_OF_ROW, id_to_row(id))),
+    }?;
+    let mut events = Vec::new();
+    while events.len() < limit
+        && let Some(row) = rows.next()?
+    {
+        let id = id_from_row(row, 3)?;
+        events.extend(events_from_row(row, id)?.filter(|event| event.seq > after));
     }
+    events.truncate(limit);
+    Ok(events)
 }

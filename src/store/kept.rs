@@ -143,7 +143,7 @@ pub(super) fn messages(
 
 /// Forgets closed Runners with their events, labels, keys and messages.
 pub(super) fn purge(transaction: &Transaction<'_>, ids: &[RunnerId]) -> rusqlite::Result<()> {
-    let mut last_seq = 0;
+    let mut last_seq: u64 = 0;
     for id in ids {
         let row = id_to_row(*id);
         let known = transaction
@@ -151,22 +151,26 @@ pub(super) fn purge(transaction: &Transaction<'_>, ids: &[RunnerId]) -> rusqlite
             .query_row([row], |row| row.get::<_, u64>(0))
             .optional()?;
         let Some(n) = known else { continue };
-        let submitted = transaction
+        let submitted: Vec<EventKind> = transaction
             .prepare_cached("SELECT data FROM events WHERE seq = ?1")?
             .query_row([n], |row| json_from_row(row, 0))?;
-        if let EventKind::Submitted { spec } = submitted {
+        if let Some(EventKind::Submitted { spec }) = submitted.first() {
             let mut label =
                 transaction.prepare_cached("DELETE FROM labels WHERE key = ?1 AND value = ?2 AND n = ?3")?;
             for (key, value) in &*spec.labels {
                 label.execute(params![key, value, n])?;
             }
         }
-        let last: u64 = transaction
-            .prepare_cached("SELECT coalesce(max(seq), ?1) FROM events WHERE n = ?1 AND seq > n")?
-            .query_row([n], |row| row.get(0))?;
-        last_seq = last_seq.max(last);
-        transaction.prepare_cached("DELETE FROM events WHERE n = ?1 AND seq > n")?.execute([n])?;
-        transaction.prepare_cached("DELETE FROM events WHERE seq = ?1")?.execute([n])?;
+        for delete in [
+            "DELETE FROM events WHERE seq = ?1 RETURNING seq + count - 1",
+            "DELETE FROM events WHERE n = ?1 AND seq > n RETURNING seq + count - 1",
+        ] {
+            let mut delete = transaction.prepare_cached(delete)?;
+            let mut rows = delete.query([n])?;
+            while let Some(row) = rows.next()? {
+                last_seq = last_seq.max(row.get(0)?);
+            }
+        }
         transaction.prepare_cached("DELETE FROM keys WHERE runner = ?1")?.execute([row])?;
         transaction.prepare_cached("DELETE FROM webhooks WHERE runner = ?1")?.execute([row])?;
         transaction.prepare_cached("DELETE FROM runners WHERE n = ?1")?.execute([n])?;

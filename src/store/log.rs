@@ -5,14 +5,15 @@ use rusqlite::{
     Connection, ErrorCode, OptionalExtension, Transaction, ffi, params,
     types::{ToSqlOutput, ValueRef},
 };
+use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 
 use super::{
     kept,
-    rows::{id_from_row, id_to_row, in_process, log_bytes},
+    rows::{EVENTS_OF_ROW, id_from_row, id_to_row, in_process, log_bytes},
 };
 use crate::{
-    job::{EventKind, RunnerId, State},
+    job::{Event, EventKind, RunnerId, State},
     json,
     supervisor::ports::{AppendError, Batch, Duplicate, EventLog, KeyedSubmission},
 };
@@ -55,7 +56,8 @@ impl Log {
     /// SQLite's.
     pub fn last_seq(&self) -> rusqlite::Result<u64> {
         self.connection.query_row(
-            "SELECT max(value, (SELECT coalesce(max(seq), 0) FROM events)) FROM meta WHERE key = 'purged_seq'",
+            "SELECT max(value, coalesce((SELECT seq + count - 1 FROM events ORDER BY seq DESC LIMIT 1), 0))
+             FROM meta WHERE key = 'purged_seq'",
             [],
             |row| row.get(0),
         )
@@ -158,8 +160,9 @@ fn insert_events(
     let known: HashMap<RunnerId, u64> =
         batch.records.iter().map(|record| (record.id, record.submitted_seq)).collect();
     let mut insert = transaction
-        .prepare_cached("INSERT INTO events (seq, n, at, type, data) VALUES (?1, ?2, ?3, ?4, ?5)")?;
-    for event in batch.events.iter().filter(|event| taken(event.runner)) {
+        .prepare_cached("INSERT INTO events (seq, n, at, count, data) VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    for events in moments(&batch.events).filter(|events| taken(events[0].runner)) {
+        let event = &events[0];
         let n = match (&event.kind, known.get(&event.runner)) {
             (EventKind::Submitted { .. }, _) => event.seq,
             (_, Some(n)) => *n,
@@ -168,7 +171,7 @@ fn insert_events(
                 .query_row([id_to_row(event.runner)], |row| row.get(0))?,
         };
         let at = event.at.as_microsecond();
-        insert.execute(params![event.seq, n, at, event.kind.name(), json_into(text, &event.kind)])?;
+        insert.execute(params![event.seq, n, at, events.len(), json_into(text, &Kinds(events))])?;
         if let EventKind::Submitted { spec } = &event.kind
             && !spec.labels.is_empty()
         {
@@ -181,6 +184,20 @@ fn insert_events(
     }
     text.shrink_to(TEXT_KEPT);
     Ok(())
+}
+
+/// What happened to one Runner at one moment and at a stretch is one row: half as many for a short job.
+fn moments(events: &[Event]) -> impl Iterator<Item = &[Event]> {
+    let together = |a: &Event, b: &Event| a.runner == b.runner && a.at == b.at && a.seq + 1 == b.seq;
+    events.chunk_by(together).flat_map(|events| events.chunks(EVENTS_OF_ROW))
+}
+
+struct Kinds<'a>(&'a [Event]);
+
+impl Serialize for Kinds<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|event| &event.kind))
+    }
 }
 
 /// What is looked for of each Runner that changed, and a message for each that has closed and is to tell somebody.
@@ -246,12 +263,12 @@ fn put_records(
 }
 
 /// As JSON, in a buffer that is used again.
-fn json_into<'a>(text: &'a mut Vec<u8>, value: &impl serde::Serialize) -> ToSqlOutput<'a> {
+fn json_into<'a>(text: &'a mut Vec<u8>, value: &impl Serialize) -> ToSqlOutput<'a> {
     text.clear();
     json::write(text, value).expect("the vocabulary of jobs has a JSON form");
     ToSqlOutput::Borrowed(ValueRef::Text(text))
 }
 
-pub(super) fn to_json(value: &impl serde::Serialize) -> String {
+pub(super) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("the vocabulary of jobs has a JSON form")
 }

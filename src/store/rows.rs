@@ -8,7 +8,7 @@ use rusqlite::{
     types::{FromSqlError, Type},
 };
 
-use crate::job::{self, Event, Job, Record, RunnerId, State};
+use crate::job::{self, Event, EventKind, Job, Record, RunnerId, State};
 
 pub(super) fn id_to_row(id: RunnerId) -> [u8; 16] {
     id.as_u128().to_be_bytes()
@@ -18,14 +18,17 @@ pub(super) fn id_from_row(row: &Row<'_>, column: usize) -> rusqlite::Result<Runn
     Ok(RunnerId::from_u128(u128::from_be_bytes(row.get(column)?)))
 }
 
-/// From the columns `seq, id, at, data`.
-pub(super) fn event_from_row(row: &Row<'_>) -> rusqlite::Result<Event> {
-    Ok(Event {
-        seq: row.get(0)?,
-        runner: id_from_row(row, 1)?,
-        at: time_from_row(row, 2)?.unwrap_or_default(),
-        kind: json_from_row(row, 3)?,
-    })
+/// The most events of a row: who wants those after the middle of one looks so far back.
+pub(super) const EVENTS_OF_ROW: usize = 16;
+
+/// From the columns `seq, at, data`.
+pub(super) fn events_from_row(
+    row: &Row<'_>,
+    runner: RunnerId,
+) -> rusqlite::Result<impl Iterator<Item = Event> + use<>> {
+    let (seq, at) = (row.get(0)?, time_from_row(row, 1)?.unwrap_or_default());
+    let kinds: Vec<EventKind> = json_from_row(row, 2)?;
+    Ok((seq..).zip(kinds).map(move |(seq, kind)| Event { seq, runner, at, kind }))
 }
 
 /// What the events of a Runner add up to. Events are the truth: no record is stored, and damage shows. One statement reads
@@ -40,11 +43,11 @@ pub(super) fn replay(connection: &Connection, n: u64, id: RunnerId) -> rusqlite:
     let mut rows = statement.query([n])?;
     let mut record = None;
     while let Some(row) = rows.next()? {
-        let at = time_from_row(row, 1)?.unwrap_or_default();
-        let event = Event { seq: row.get(0)?, runner: id, at, kind: json_from_row(row, 2)? };
-        match &mut record {
-            None => record = Some(job::create(&event).map_err(|illegal| unreadable(2, illegal))?),
-            Some(record) => job::apply(record, &event).map_err(|illegal| unreadable(2, illegal))?,
+        for event in events_from_row(row, id)? {
+            match &mut record {
+                None => record = Some(job::create(&event).map_err(|illegal| unreadable(2, illegal))?),
+                Some(record) => job::apply(record, &event).map_err(|illegal| unreadable(2, illegal))?,
+            }
         }
     }
     record.ok_or_else(|| unreadable(2, io::Error::other("it has no events")))

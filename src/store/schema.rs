@@ -86,6 +86,14 @@ const MIGRATIONS: &[&str] = &[
     // 4. The event of a submission is found without an index: its place is the `n` of its Runner.
     "DROP INDEX events_of_runner;
      CREATE INDEX events_of_runner ON events (n) WHERE seq > n;",
+    // 5. A row is what happened to a Runner at one moment: `count` events in an array, the first of them at `seq`.
+    "CREATE TABLE events_5 (
+        seq INTEGER PRIMARY KEY, n INTEGER NOT NULL, at INTEGER NOT NULL, count INTEGER NOT NULL, data TEXT NOT NULL
+     ) STRICT;
+     INSERT INTO events_5 SELECT seq, n, at, 1, '[' || data || ']' FROM events ORDER BY seq;
+     DROP TABLE events;
+     ALTER TABLE events_5 RENAME TO events;
+     CREATE INDEX events_of_runner ON events (n) WHERE seq > n;",
 ];
 
 /// Brings the file to this program's version, in one transaction.
