@@ -59,14 +59,27 @@ const RESERVED: &str = "$serde_json::private";
 /// # Errors
 /// [`Fault`].
 pub fn parse(text: &str) -> Result<Value, Fault> {
-    let fault = RefCell::new(None);
+    read(text, None)
+}
+
+/// The same, but that each item of the list `name` in the outermost object is given to `take` as it comes, and `null`
+/// stands in its place: of many only one is in memory as a tree. What follows them may still be a [`Fault`].
+///
+/// # Errors
+/// [`Fault`].
+pub fn parse_items(text: &str, name: &str, mut take: impl FnMut(Value)) -> Result<Value, Fault> {
+    read(text, Some(Items { name, take: RefCell::new(&mut take) }))
+}
+
+fn read(text: &str, items: Option<Items<'_>>) -> Result<Value, Fault> {
     let numbers = Numbers { too_big: first_too_big(text), seen: Cell::new(0) };
+    let reading = Reading { numbers, items, fault: RefCell::new(None) };
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let seed = Strict { path: Path::Root, depth: 0, fault: &fault, numbers: &numbers };
+    let seed = Strict { path: Path::Root, depth: 0, reading: &reading };
     let value = seed.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
     value.map_err(|error| {
         let place = format!("line {}, column {}", error.line(), error.column());
-        match fault.take() {
+        match reading.fault.take() {
             Some(Refusal::Duplicate(path)) => Fault::Duplicate { path, place },
             Some(Refusal::TooBig(path)) => Fault::TooBig { path },
             Some(Refusal::Reserved(path)) => Fault::Reserved { path },
@@ -148,6 +161,19 @@ struct Numbers {
     seen: Cell<usize>,
 }
 
+/// Those who are taken one by one.
+struct Items<'a> {
+    name: &'a str,
+    take: RefCell<&'a mut dyn FnMut(Value)>,
+}
+
+/// A text that is being read.
+struct Reading<'a> {
+    numbers: Numbers,
+    items: Option<Items<'a>>,
+    fault: RefCell<Option<Refusal>>,
+}
+
 enum Refusal {
     Duplicate(String),
     TooBig(String),
@@ -187,14 +213,13 @@ pub fn join(parent: &str, key: &str) -> String {
 }
 
 #[derive(Clone, Copy)]
-struct Strict<'a> {
+struct Strict<'a, 'r> {
     path: Path<'a>,
     depth: usize,
-    fault: &'a RefCell<Option<Refusal>>,
-    numbers: &'a Numbers,
+    reading: &'a Reading<'r>,
 }
 
-impl<'a> Strict<'a> {
+impl<'r> Strict<'_, 'r> {
     fn inside<E: de::Error>(&self) -> Result<usize, E> {
         if self.depth == MAX_DEPTH {
             return Err(self.fail(Refusal::Depth));
@@ -202,23 +227,29 @@ impl<'a> Strict<'a> {
         Ok(self.depth + 1)
     }
 
+    /// Who takes the items of this list, if it is the one.
+    fn items(&self) -> Option<&Items<'r>> {
+        let items = self.reading.items.as_ref()?;
+        matches!(self.path, Path::Key(Path::Root, name) if name == items.name).then_some(items)
+    }
+
     /// Counts a number, and refuses the one that does not fit.
     fn number<E: de::Error>(&self, number: Number) -> Result<Value, E> {
-        let place = self.numbers.seen.replace(self.numbers.seen.get() + 1);
-        if self.numbers.too_big == Some(place) {
+        let place = self.reading.numbers.seen.replace(self.reading.numbers.seen.get() + 1);
+        if self.reading.numbers.too_big == Some(place) {
             return Err(self.fail(Refusal::TooBig(self.path.to_string())));
         }
         Ok(Value::Number(number))
     }
 
     fn fail<E: de::Error>(&self, fault: Refusal) -> E {
-        self.fault.replace(Some(fault));
+        self.reading.fault.replace(Some(fault));
         // The text is not shown: `parse` words the fault, and takes the place from this error.
         E::custom("refused")
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Strict<'_> {
+impl<'de> DeserializeSeed<'de> for Strict<'_, '_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -226,7 +257,7 @@ impl<'de> DeserializeSeed<'de> for Strict<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Strict<'_> {
+impl<'de> Visitor<'de> for Strict<'_, '_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -263,17 +294,17 @@ impl<'de> Visitor<'de> for Strict<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let depth = self.inside()?;
+        let items = self.items();
         let mut list = Vec::new();
         loop {
             let path = Path::Index(&self.path, list.len());
-            match access.next_element_seed(Strict {
-                path,
-                depth,
-                fault: self.fault,
-                numbers: self.numbers,
-            })? {
-                Some(value) => list.push(value),
-                None => return Ok(Value::Array(list)),
+            match (access.next_element_seed(Strict { path, depth, reading: self.reading })?, items) {
+                (Some(value), None) => list.push(value),
+                (Some(value), Some(items)) => {
+                    (items.take.borrow_mut())(value);
+                    list.push(Value::Null);
+                }
+                (None, _) => return Ok(Value::Array(list)),
             }
         }
     }
@@ -289,8 +320,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
             if key.starts_with(RESERVED) {
                 return Err(self.fail(Refusal::Reserved(path.to_string())));
             }
-            let value =
-                access.next_value_seed(Strict { path, depth, fault: self.fault, numbers: self.numbers })?;
+            let value = access.next_value_seed(Strict { path, depth, reading: self.reading })?;
             map.insert(key, value);
         }
         Ok(Value::Object(map))
@@ -300,6 +330,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
 
@@ -332,6 +363,23 @@ mod tests {
         }
         // What is no JSON is said first.
         assert!(matches!(parse(&format!("[}}, {big}]")), Err(Fault::Syntax(_))));
+    }
+
+    #[test]
+    fn the_items_of_a_list_are_given_as_they_come() {
+        let text = r#"{"a": [1], "b": [{"b": [2]}, 3, []], "c": {"b": [4]}}"#;
+        let mut items = Vec::new();
+        let rest = parse_items(text, "b", |item| items.push(item)).expect("JSON");
+        assert_eq!(items, [json!({"b": [2]}), json!(3), json!([])]);
+        assert_eq!(rest, json!({"a": [1], "b": [null, null, null], "c": {"b": [4]}}));
+        for text in [r#"["b"]"#, r#"{"b": 1}"#, r#"[{"b": [1]}]"#] {
+            let read = parse_items(text, "b", |item| panic!("{item}")).expect("JSON");
+            assert_eq!(read, parse(text).expect("JSON"));
+        }
+        let mut count = 0;
+        let fault = parse_items(r#"{"b": [1, {"x": 1, "x": 2}, 3]}"#, "b", |_| count += 1);
+        assert!(matches!(fault, Err(Fault::Duplicate { path, .. }) if path == "b[1].x"));
+        assert_eq!(count, 1);
     }
 
     #[test]

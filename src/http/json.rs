@@ -15,6 +15,18 @@ use crate::json::{self, ANOTHER_KEY, Fault, MAX_DEPTH, WHOLE_NUMBER};
 /// # Errors
 /// A [`Problem`] with the place.
 pub(super) fn parse(body: &[u8]) -> Result<Value, Problem> {
+    read(body, json::parse)
+}
+
+/// Reads a body with a list whose items are taken one by one, as [`json::parse_items`].
+///
+/// # Errors
+/// A [`Problem`] with the place.
+pub(super) fn parse_items(body: &[u8], name: &str, take: impl FnMut(Value)) -> Result<Value, Problem> {
+    read(body, |text| json::parse_items(text, name, take))
+}
+
+fn read(body: &[u8], parse: impl FnOnce(&str) -> Result<Value, Fault>) -> Result<Value, Problem> {
     let text = utf8(body)?;
     if text.trim_ascii().is_empty() {
         return Err(Problem::new(
@@ -22,7 +34,7 @@ pub(super) fn parse(body: &[u8]) -> Result<Value, Problem> {
             r#"the body is empty; send a JSON object such as {"job": {"command": ["echo", "hi"]}}"#,
         ));
     }
-    json::parse(text).map_err(|fault| match fault {
+    parse(text).map_err(|fault| match fault {
         Fault::Duplicate { path, place } => {
             let detail = format!("`{path}` stands twice, the second time at {place}; say it once");
             Problem::new(Kind::DuplicateKey, detail).field(path)

@@ -10,12 +10,12 @@ use axum::{
 };
 use serde_json::Value;
 
-use super::{From, json, no_parameters, read_json};
+use super::{From, json, no_parameters, read_json_text};
 use crate::{
     http::{
-        Shared, dto,
+        Config, Shared, dto,
         fields::{Fields, invalid},
-        idempotency,
+        idempotency, json as strict,
         problem::{Kind, Problem},
         submission,
     },
@@ -52,16 +52,9 @@ pub(super) async fn submit(
 ) -> Result<Response, Problem> {
     no_parameters(&uri)?;
     let key = idempotency::given(&headers)?;
-    let value = read_json(&shared, &from.0, &headers, body).await?;
-    let list = read_list(value)?;
-    let keys: Vec<_> = match &key {
-        None => list.iter().map(|_| None).collect(),
-        Some(key) => {
-            list.iter().zip(0..).map(|(body, place)| Some(idempotency::of_item(key, place, body))).collect()
-        }
-    };
-    let config = shared.config();
-    let mut specs: Vec<_> = list.into_iter().map(|body| submission::spec(body, &config)).collect();
+    let text = read_json_text(&shared, &from.0, &headers, body).await?;
+    let (mut specs, keys) = read_list(&text, key.as_deref(), &shared.config())?;
+    drop(text);
     check_identities(&shared, &mut specs).await?;
     let (items, submissions) = sort(specs, keys);
     let sent: Vec<_> = submissions.iter().map(|submission| submission.key.clone()).collect();
@@ -120,7 +113,21 @@ fn place(number: usize) -> String {
     format!("runners[{number}]")
 }
 
-fn read_list(value: Value) -> Result<Vec<Value>, Problem> {
+type Specs = Vec<Result<Arc<Spec>, Problem>>;
+
+/// Reads the submissions, and their keys. Of a thousand only one at a time is a tree of JSON.
+fn read_list(
+    text: &[u8],
+    key: Option<&str>,
+    config: &Config,
+) -> Result<(Specs, Vec<Option<IdempotencyKey>>), Problem> {
+    let (mut specs, mut keys) = (Vec::new(), Vec::new());
+    let value = strict::parse_items(text, "runners", |body| {
+        if specs.len() < MAX_BATCH {
+            keys.push(key.map(|key| idempotency::of_item(key, specs.len(), &body)));
+            specs.push(submission::spec(body, config));
+        }
+    })?;
     let mut fields = Fields::open(value, "", &["runners"])?;
     let expected =
         || invalid("runners", "a list of 1 to 1000 submissions, each as the body of POST /v1/runners");
@@ -130,7 +137,7 @@ fn read_list(value: Value) -> Result<Vec<Value>, Problem> {
             r#"`runners` is missing; send {"runners": [{"job": {"command": ["echo", "hi"]}}]}"#,
         )
         .field("runners")),
-        Some(Value::Array(list)) if (1..=MAX_BATCH).contains(&list.len()) => Ok(list),
+        Some(Value::Array(list)) if (1..=MAX_BATCH).contains(&list.len()) => Ok((specs, keys)),
         Some(_) => Err(expected()),
     }
 }

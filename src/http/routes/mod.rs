@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::{FromRequestParts, MatchedPath, Path, rejection::ExtensionRejection},
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request::Parts as Head},
     middleware,
@@ -158,13 +158,23 @@ async fn read_json(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<serde_json::Value, Problem> {
+    strict::parse(&read_json_text(shared, place, headers, body).await?)
+}
+
+/// The same, not yet parsed.
+async fn read_json_text(
+    shared: &Shared,
+    place: &Arc<Place>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Bytes, Problem> {
     if body::format(headers)? != body::Format::Json {
         let detail = "this route takes JSON only; send -H 'content-type: application/json'";
         return Err(Problem::new(Kind::UnsupportedMediaType, detail)
             .field("Content-Type")
             .allowed(["application/json"]));
     }
-    strict::parse(&body::read(body, headers, place, shared.config().max_body).await?)
+    body::read(body, headers, place, shared.config().max_body).await
 }
 
 /// Refuses a body: it would be an order that is not followed, such as `{"force": true}`.
