@@ -39,8 +39,9 @@ const CHECKED_BYTES: i64 = 32 << 20;
 /// The mode of its files: commands, output and context variables are nobody else's.
 const MODE: u32 = 0o600;
 
-/// What a commit of several thousand events changes fits: pages that do not are written before their time, and again.
-const WRITER_CACHE_KIB: i64 = 4096;
+/// What a usual commit changes fits. Of a larger one some pages are written before their time, and some of these again:
+/// with ten times as much neither batches nor anything else was faster, and what a rush took stays with the allocator.
+const WRITER_CACHE_KIB: i64 = 400;
 
 /// Only a reader that is just being closed by another process can hold a lock: the state directory is ours.
 const BUSY: Duration = Duration::from_secs(5);
