@@ -110,8 +110,8 @@ pub struct Actor<R, S> {
     requests: u64,
     /// Who waits for the next commit, whatever it holds.
     pulses: Vec<oneshot::Sender<()>>,
-    /// What the next commit holds.
-    pending: Pending,
+    /// What the next commit holds; nothing of it is to be done at once any more.
+    pending: Output,
     /// Until when it waits for more, where nobody waits for it.
     linger: Option<TokioInstant>,
     /// What the commit under way holds back.
@@ -122,12 +122,6 @@ pub struct Actor<R, S> {
     failing: Option<(String, TokioInstant)>,
     forced: bool,
     ended: Option<Ended>,
-}
-
-#[derive(Default)]
-struct Pending {
-    batch: Batch,
-    held: Vec<Effect>,
 }
 
 struct InFlight {
@@ -200,7 +194,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
             replies: HashMap::default(),
             requests: 0,
             pulses: Vec::new(),
-            pending: Pending::default(),
+            pending: Output::default(),
             linger: None,
             in_flight: None,
             written_at: Instant::now(),
@@ -347,12 +341,10 @@ impl<R: Runners, S: Records> Actor<R, S> {
 
     fn input(&mut self, input: Input) {
         let now = Now { wall: now(), mono: self.start.elapsed(), jitter };
-        let Output { batch, now, held } = self.core.handle(now, input, &self.records);
-        self.pending.batch.append(batch);
-        self.pending.held.extend(held);
-        for effect in now {
-            self.perform(effect);
-        }
+        self.core.handle_into(&mut self.pending, now, input, &self.records);
+        let mut now = std::mem::take(&mut self.pending.now);
+        now.drain(..).for_each(|effect| self.perform(effect));
+        self.pending.now = now;
     }
 
     /// Starts a commit, if there is something to commit and none is under way.
@@ -374,7 +366,11 @@ impl<R: Runners, S: Records> Actor<R, S> {
             return;
         }
         self.linger = None;
-        let Pending { mut batch, held } = std::mem::take(&mut self.pending);
+        let mut batch = std::mem::take(&mut self.pending.batch);
+        let held = std::mem::take(&mut self.pending.held);
+        // About as many come during this commit.
+        self.pending.batch.events.reserve(batch.events.len().min(TURN));
+        self.pending.held.reserve(held.len().min(TURN));
         let records = self.core.take_changed();
         // After a failed commit there are older snapshots; the newer ones hold all that they do.
         batch.append(Batch { records, ..Batch::default() });
@@ -385,7 +381,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
 
     /// Whether nobody waits for what is pending, and it may wait for more.
     fn lingers(&mut self) -> bool {
-        let Pending { batch, held } = &self.pending;
+        let Output { batch, held, now: _ } = &self.pending;
         if !held.is_empty() || !self.pulses.is_empty() || self.failing.is_some() || !batch.can_wait() {
             return false;
         }
@@ -456,7 +452,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
         for id in &refused {
             self.answer((*id, SUBMISSION), Reply::StoreFailing(reason.clone()));
         }
-        let newer = std::mem::replace(&mut self.pending, Pending { batch, held });
+        let newer = std::mem::replace(&mut self.pending, Output { batch, held, now: Vec::new() });
         self.pending.batch.append(newer.batch);
         self.pending.held.extend(newer.held);
         self.forget(refused);

@@ -255,7 +255,14 @@ impl Core {
 
     /// Decides what an input leads to.
     pub fn handle(&mut self, now: Now, input: Input, records: &dyn Records) -> Output {
-        let mut turn = Turn { core: self, now, records, out: Output::default() };
+        let mut out = Output::default();
+        self.handle_into(&mut out, now, input, records);
+        out
+    }
+
+    /// The same, added to what the inputs before have led to.
+    pub fn handle_into(&mut self, out: &mut Output, now: Now, input: Input, records: &dyn Records) {
+        let mut turn = Turn { core: self, now, records, out };
         match input {
             Input::Submit { id, spec, key, token } => turn.submit(id, spec, key, token),
             Input::Ask { id, request, token } => {
@@ -274,7 +281,6 @@ impl Core {
         }
         turn.schedule();
         turn.finish_if_drained();
-        turn.out
     }
 }
 

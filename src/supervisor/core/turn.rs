@@ -24,7 +24,7 @@ pub(super) struct Turn<'a> {
     pub(super) core: &'a mut Core,
     pub(super) now: Now,
     pub(super) records: &'a dyn Records,
-    pub(super) out: Output,
+    pub(super) out: &'a mut Output,
 }
 
 impl Turn<'_> {
