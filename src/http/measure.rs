@@ -1,13 +1,20 @@
 //! How many requests each route had, how they were answered, and how long that took until the answer began.
 
-use std::time::Instant;
+use std::{
+    future::{Ready, ready},
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
 
 use axum::{
-    extract::{MatchedPath, Request, State},
+    extract::{MatchedPath, Request},
+    handler::Handler,
     http::{Method, StatusCode},
-    middleware::Next,
     response::{IntoResponse, Response},
 };
+use futures_util::future::Either;
+use pin_project_lite::pin_project;
 
 use super::{
     Shared,
@@ -77,26 +84,48 @@ impl Requests {
     }
 }
 
-/// The one layer around all routes: refuses what [`access::check`] does, and counts what became of a request. No `async fn`:
-/// its future would hold the request, too.
-pub(super) fn measure(
-    State(shared): State<Shared>,
-    request: Request,
-    next: Next,
-) -> impl Future<Output = Response> {
-    let started = Instant::now();
-    let method = request.method().clone();
-    let path = request.extensions().get::<MatchedPath>().cloned();
-    let answer = access::check(&shared, &request).map(|()| next.run(request));
-    async move {
-        let response = match answer {
-            Ok(answer) => answer.await,
-            Err(refused) => refused.into_response(),
+/// A handler that is called when [`access::check`] does not refuse the request, and of which is counted what became of
+/// it. All have it around them; a layer around the router would wrap each of its services and futures once more.
+#[derive(Clone)]
+pub(super) struct Measured<H>(pub(super) H);
+
+impl<H: Handler<T, Shared>, T: 'static> Handler<T, Shared> for Measured<H> {
+    type Future = Measuring<Either<H::Future, Ready<Response>>>;
+
+    fn call(self, request: Request, shared: Shared) -> Self::Future {
+        let started = Instant::now();
+        let method = request.method().clone();
+        let path = request.extensions().get::<MatchedPath>().cloned();
+        let answer = match access::check(&shared, &request) {
+            Ok(()) => Either::Left(self.0.call(request, shared.clone())),
+            Err(refused) => Either::Right(ready(refused.into_response())),
         };
-        let route = shared.requests.of(&method, path.as_ref());
+        Measuring { answer, shared, method, path, started }
+    }
+}
+
+pin_project! {
+    /// An answer that is being made.
+    pub(super) struct Measuring<F> {
+        #[pin]
+        answer: F,
+        shared: Shared,
+        method: Method,
+        path: Option<MatchedPath>,
+        started: Instant,
+    }
+}
+
+impl<F: Future<Output = Response>> Future for Measuring<F> {
+    type Output = Response;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
+        let this = self.project();
+        let response = ready!(this.answer.poll(cx));
+        let route = this.shared.requests.of(this.method, this.path.as_ref());
         route.answered[class(response.status())].inc();
-        route.took.observe(started.elapsed());
-        response
+        route.took.observe(this.started.elapsed());
+        Poll::Ready(response)
     }
 }
 

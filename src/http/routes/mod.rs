@@ -23,7 +23,6 @@ use axum::{
     body::{Body, Bytes},
     extract::{FromRequestParts, MatchedPath, Path, rejection::ExtensionRejection},
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request::Parts as Head},
-    middleware,
     response::{IntoResponse, Response},
     routing::on,
 };
@@ -31,7 +30,9 @@ use serde::Serialize;
 use utoipa_axum::{PathItemExt, router::OpenApiRouter, routes};
 
 use super::{
-    Shared, access, body, json as strict, measure, nearest,
+    Shared, access, body, json as strict,
+    measure::Measured,
+    nearest,
     problem::{Kind, Problem},
     serve::Place,
 };
@@ -53,7 +54,7 @@ macro_rules! all_routes {
                 $($(
                     let router = $module::[<__path_ $handler>]::methods().iter().fold(router, |router, method| {
                         let path = $module::[<__path_ $handler>]::path();
-                        router.route(&path, on(method.to_method_filter(), $module::$handler))
+                        router.route(&path, on(method.to_method_filter(), Measured($module::$handler)))
                     });
                 )+)+
             }
@@ -89,11 +90,7 @@ all_routes! {
 
 /// The router that serves them.
 pub(super) fn router(shared: Shared) -> Router {
-    served()
-        .fallback(no_route)
-        .method_not_allowed_fallback(no_method)
-        .layer(middleware::from_fn_with_state(shared.clone(), measure::measure))
-        .with_state(shared)
+    served().fallback(Measured(no_route)).method_not_allowed_fallback(Measured(no_method)).with_state(shared)
 }
 
 async fn no_route(uri: Uri) -> Problem {
