@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{CONNECTIONS, median, millis};
+use super::{CONNECTIONS, median, millis, submits::ROOM};
 use crate::{
     Bench, Result,
     client::{Connection, Until, load, request},
@@ -71,7 +71,7 @@ pub(super) fn one(bench: &Bench) -> Result<Vec<Figure>> {
 
 pub(super) fn in_process(bench: &Bench) -> Result<Vec<Figure>> {
     let (rounds, during) = rounds(bench);
-    let daemon = Daemon::start(bench, &[KEPT])?;
+    let daemon = Daemon::start(bench, &[KEPT, ROOM])?;
     Daemon::pause(&mut daemon.connection()?, "paused")?;
     let waited = [request("POST", "/v1/runners?wait=1m", ECHO)];
     // What only waits: the same job in a queue that is paused.

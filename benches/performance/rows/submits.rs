@@ -15,7 +15,7 @@ const JOB: &str = r#"{"job":{"command":["/bin/true"]}}"#;
 /// Batches at once: the store takes one after the other, and this keeps it busy.
 const BATCHES: usize = 4;
 /// Room for what all rounds submit.
-const ROOM: (&str, usize) = ("JOBS__MAX_QUEUED", 10_000_000);
+pub(super) const ROOM: (&str, usize) = ("JOBS__MAX_QUEUED", 10_000_000);
 
 pub(super) fn many(bench: &Bench) -> Result<Vec<Figure>> {
     let (rounds, during) = bench.pick((7, Duration::from_secs(2)), (3, Duration::from_secs(1)));
