@@ -324,7 +324,7 @@ async fn a_start_that_nobody_waits_for_is_committed_with_the_end_of_a_short_job(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_nobody_waits_for_is_committed_soon_and_at_once_with_what_somebody_waits_for() {
+async fn a_start_that_nobody_waits_for_is_committed_soon_and_delays_nobody() {
     let mut rig = Rig::start();
     let before = tokio::time::Instant::now();
     let (first, _) = rig.running().await;
@@ -332,6 +332,7 @@ async fn a_start_that_nobody_waits_for_is_committed_soon_and_at_once_with_what_s
     assert_eq!(rig.disk.events_of(first), ["submitted", "starting", "running"]);
 
     let id = RunnerId::new();
+    let mut subscription = rig.supervisor.subscribe(id);
     rig.supervisor.submit(Submission { id, spec: Arc::new(spec()), key: None }).await.expect("accepted");
     let Some(Told::Prepare(_, key)) = rig.told.recv().await else { panic!("it is prepared first") };
     assert_eq!(rig.told.recv().await, Some(Told::Go(key)));
@@ -340,7 +341,22 @@ async fn a_start_that_nobody_waits_for_is_committed_soon_and_at_once_with_what_s
     let another = rig.submit().await.expect("accepted");
     assert_eq!(before.elapsed(), Duration::ZERO, "who waits is not delayed");
     assert_eq!(rig.disk.events_of(another), ["submitted"]);
+    while subscription.changed().await.state != State::Running {}
+    assert!(before.elapsed() < Duration::from_millis(20), "nor is the start by what others commit");
     assert_eq!(rig.disk.events_of(id), ["submitted", "starting", "running"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_is_on_record_before_what_happens_next() {
+    let mut rig = Rig::start();
+    let id = RunnerId::new();
+    rig.supervisor.submit(Submission { id, spec: Arc::new(spec()), key: None }).await.expect("accepted");
+    let Some(Told::Prepare(_, key)) = rig.told.recv().await else { panic!("it is prepared first") };
+    assert_eq!(rig.told.recv().await, Some(Told::Go(key)));
+    rig.report(id, key, News::Running { pid: Some(7), start_time: Some(7) }).await;
+    rig.supervisor.cancel(id, Requester("somebody".into())).await.expect("accepted");
+    assert_eq!(rig.told.recv().await, Some(Told::Cancel(key)));
+    assert_eq!(rig.disk.events_of(id), ["submitted", "starting", "running", "cancel_requested"]);
 }
 
 #[tokio::test(start_paused = true)]

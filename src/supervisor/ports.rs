@@ -59,9 +59,10 @@ impl Batch {
             && purged.is_empty()
             && webhooks.is_empty();
         let can_wait = |event: &Event| match event.kind {
-            EventKind::Running { .. } | EventKind::CancelStep { .. } | EventKind::Draining { .. } => true,
+            EventKind::CancelStep { .. } | EventKind::Draining { .. } => true,
             EventKind::Submitted { .. }
             | EventKind::Starting { .. }
+            | EventKind::Running { .. }
             | EventKind::CancelRequested { .. }
             | EventKind::AttemptEnded { .. }
             | EventKind::Requeued { .. }

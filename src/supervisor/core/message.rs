@@ -49,7 +49,7 @@ pub enum Input {
         /// The job.
         spec: Arc<Spec>,
         /// The client's key.
-        key: Option<IdempotencyKey>,
+        key: Option<Box<IdempotencyKey>>,
         /// Whom to answer.
         token: Token,
     },

@@ -11,6 +11,7 @@ mod request;
 mod standing;
 mod timers;
 mod turn;
+mod untold;
 mod verdict;
 mod waiting;
 
@@ -35,6 +36,7 @@ use line::{Line, Ticket};
 use places::Place;
 use timers::{Timer, Timers};
 use turn::Turn;
+use untold::Untold;
 use waiting::{Ready, Waiting, WaitingRoom};
 
 /// How many records of waiting Runners are kept in memory. Of most others it holds their place in the line and nothing
@@ -75,6 +77,7 @@ pub struct Core {
     /// How many of `active` are kept open with nothing to run.
     idle: usize,
     timers: Timers,
+    untold: Untold,
     /// The last event that is known to be durable.
     committed: u64,
     /// Starts that are not durable yet, and what became of those that wait, in the order of their events.
@@ -101,6 +104,7 @@ impl Core {
             active: HashMap::default(),
             idle: 0,
             timers: Timers::default(),
+            untold: Untold::default(),
             committed: next_seq.saturating_sub(1),
             starting: VecDeque::new(),
             unsettled: VecDeque::new(),
@@ -224,7 +228,7 @@ impl Core {
             Phase::Forcing { until } => Some(until),
             Phase::Open | Phase::Finished => None,
         };
-        self.timers.next().into_iter().chain(phase).chain(self.stalled).min()
+        self.timers.next().into_iter().chain(self.untold.next()).chain(phase).chain(self.stalled).min()
     }
 
     /// The same by the wall clock, for jobs that wait for a time of day.

@@ -32,7 +32,7 @@ impl Turn<'_> {
         &mut self,
         id: RunnerId,
         spec: Arc<Spec>,
-        key: Option<IdempotencyKey>,
+        key: Option<Box<IdempotencyKey>>,
         token: Token,
     ) {
         if let Err(denied) = self.admit(&spec) {
@@ -43,7 +43,7 @@ impl Turn<'_> {
         if let Some(deadline) = deadline {
             self.core.timers.set(id, Timer::Deadline, self.now.mono.saturating_add(deadline));
         }
-        self.out.batch.keys.extend(key.map(|key| KeyedSubmission { key, runner: id }));
+        self.out.batch.keys.extend(key.map(|key| KeyedSubmission { key: *key, runner: id }));
         self.reply(token, Answer::Accepted);
     }
 
@@ -107,8 +107,8 @@ impl Turn<'_> {
         }
         match news {
             News::Running { pid, start_time } => {
-                self.append(id, EventKind::Running { pid, start_time });
-                let timeout = self.core.active.get(&id).and_then(|active| *active.record.spec.timeout);
+                let timeout = *active.record.spec.timeout;
+                self.core.untold.add(id, EventKind::Running { pid, start_time }, self.now.mono);
                 if let Some(timeout) = timeout {
                     self.set_timer(id, Timer::Timeout, timeout);
                 }
@@ -261,6 +261,9 @@ impl Turn<'_> {
 
     pub(super) fn tick(&mut self) {
         self.core.stalled = self.core.stalled.filter(|at| *at > self.now.mono);
+        while let Some((id, running)) = self.core.untold.pop(self.now.mono) {
+            self.append(id, running);
+        }
         while let Some((id, timer)) = self.core.timers.pop(self.now.mono) {
             match timer {
                 Timer::Timeout => self.cancel_active(id, Requester("timeout".into()), CancelReason::Timeout),
@@ -403,6 +406,9 @@ impl Turn<'_> {
     /// If the transition is illegal: the state in memory can't be trusted then, and the daemon must recover
     /// from its log.
     pub(super) fn append(&mut self, id: RunnerId, kind: EventKind) -> u64 {
+        if let Some(running) = self.core.untold.take(id) {
+            self.append(id, running);
+        }
         let event = Event { seq: self.core.next_seq, runner: id, at: self.now.wall, kind };
         self.core.next_seq += 1;
         self.core.changed.insert(id);
