@@ -7,6 +7,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use pin_project_lite::pin_project;
+
 use super::sync::Arc;
 use super::task::{Cell, End, Step, Style};
 use super::{Cancelled, Panic, ScopeError, TaskError, current};
@@ -32,29 +34,43 @@ pub(crate) fn scoped<T, E: ScopeError>(result: &Result<T, E>) -> Verdict<'_> {
     }
 }
 
-pub(crate) struct Drive<F: Future> {
-    pub(crate) cell: Arc<Cell>,
-    /// Boxed so that it can be dropped where it stands; none once it has ended.
-    future: Option<Pin<Box<F>>>,
-    verdict: fn(&F::Output) -> Verdict<'_>,
-    grace: Option<Pin<Box<tokio::time::Sleep>>>,
+pin_project! {
+    pub(crate) struct Drive<F: Future> {
+        pub(crate) cell: Arc<Cell>,
+        // None once it has ended: it is dropped where it stands.
+        #[pin]
+        future: Option<F>,
+        verdict: fn(&F::Output) -> Verdict<'_>,
+        grace: Option<Pin<Box<tokio::time::Sleep>>>,
+    }
+
+    impl<F: Future> PinnedDrop for Drive<F> {
+        fn drop(this: Pin<&mut Self>) {
+            if this.future.is_some() {
+                // The runtime went away under the task, or the code that polled it in place unwinds.
+                this.cell.event_loop.report_dropped(&this.cell);
+                let cancelled = this.cell.last_cancel().into();
+                drop(this.end(Err(cancelled)));
+            }
+        }
+    }
 }
 
 impl<F: Future> Drive<F> {
     pub(crate) fn new(cell: Arc<Cell>, future: F, verdict: fn(&F::Output) -> Verdict<'_>) -> Self {
-        Drive { cell, future: Some(Box::pin(future)), verdict, grace: None }
+        Drive { cell, future: Some(future), verdict, grace: None }
     }
 
     /// Drops the user's future in its own context. A destructor may panic.
-    fn drop_future(&mut self) -> Result<(), TaskError> {
-        let _entered = current::enter(Some(self.cell.clone()), self.cell.context.clone());
-        let future = self.future.take();
-        catch_unwind(AssertUnwindSafe(|| drop(future)))
+    fn drop_future(self: Pin<&mut Self>) -> Result<(), TaskError> {
+        let mut this = self.project();
+        let _entered = current::enter(Some(this.cell.clone()), this.cell.context.clone());
+        catch_unwind(AssertUnwindSafe(|| this.future.set(None)))
             .map_err(|payload| TaskError::Panicked(Panic::new(payload)))
     }
 
-    fn end(&mut self, result: Result<F::Output, TaskError>) -> Result<F::Output, TaskError> {
-        let result = match self.drop_future() {
+    fn end(mut self: Pin<&mut Self>, result: Result<F::Output, TaskError>) -> Result<F::Output, TaskError> {
+        let result = match self.as_mut().drop_future() {
             Ok(()) => result,
             Err(panicked) => Err(panicked),
         };
@@ -75,33 +91,33 @@ impl<F: Future> Drive<F> {
     }
 
     /// Whether a scoped task that was cancelled has had its grace.
-    fn grace_is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        let Style::Scoped { grace: Some(grace) } = self.cell.style else { return false };
-        if self.grace.is_none() {
-            if self.cell.region.cancelling() == 0 {
+    fn grace_is_over(self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {
+        let this = self.project();
+        let Style::Scoped { grace: Some(grace) } = this.cell.style else { return false };
+        if this.grace.is_none() {
+            if this.cell.region.cancelling() == 0 {
                 return false;
             }
-            self.grace = Some(Box::pin(tokio::time::sleep(grace)));
+            *this.grace = Some(Box::pin(tokio::time::sleep(grace)));
         }
-        self.grace.as_mut().is_some_and(|grace| grace.as_mut().poll(cx).is_ready())
+        this.grace.as_mut().is_some_and(|grace| grace.as_mut().poll(cx).is_ready())
     }
 }
 
 impl<F: Future> Future for Drive<F> {
     type Output = Result<F::Output, TaskError>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        let cell = this.cell.clone();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let cell = self.cell.clone();
         let dropped = || Err(Cancelled::into(cell.last_cancel()));
         if matches!(cell.begin_poll(cx.waker()), Step::Drop) {
-            return Poll::Ready(this.end(dropped()));
+            return Poll::Ready(self.end(dropped()));
         }
-        let Some(future) = &mut this.future else { return Poll::Pending };
+        let Some(future) = self.as_mut().project().future.as_pin_mut() else { return Poll::Pending };
         let began = Instant::now();
         let polled = {
             let _entered = current::enter(Some(cell.clone()), cell.context.clone());
-            catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)))
+            catch_unwind(AssertUnwindSafe(|| future.poll(cx)))
         };
         let busy = began.elapsed();
         let slow = cell.event_loop.is_slow(busy);
@@ -110,20 +126,10 @@ impl<F: Future> Future for Drive<F> {
             cell.event_loop.report_slow_poll(&cell, busy);
         }
         match polled {
-            Ok(Poll::Ready(output)) => Poll::Ready(this.end(Ok(output))),
-            Ok(Poll::Pending) if this.grace_is_over(cx) => Poll::Ready(this.end(dropped())),
+            Ok(Poll::Ready(output)) => Poll::Ready(self.end(Ok(output))),
+            Ok(Poll::Pending) if self.as_mut().grace_is_over(cx) => Poll::Ready(self.end(dropped())),
             Ok(Poll::Pending) => Poll::Pending,
-            Err(payload) => Poll::Ready(this.end(Err(TaskError::Panicked(Panic::new(payload))))),
-        }
-    }
-}
-
-impl<F: Future> Drop for Drive<F> {
-    fn drop(&mut self) {
-        if self.future.is_some() {
-            // The runtime went away under the task, or the code that polled it in place unwinds.
-            self.cell.event_loop.report_dropped(&self.cell);
-            drop(self.end(Err(self.cell.last_cancel().into())));
+            Err(payload) => Poll::Ready(self.end(Err(TaskError::Panicked(Panic::new(payload))))),
         }
     }
 }

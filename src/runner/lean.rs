@@ -38,7 +38,7 @@ impl AsyncRunner {
     {
         let cell = self.begin(None, true, Location::caller())?;
         cell.event_loop.adopt(&cell);
-        let task = Drive::new(cell, Scope::enter(main), drive::scoped);
+        let task = Box::pin(Drive::new(cell, Scope::enter(main), drive::scoped));
         Ok(MainHere { waiting: Waiting { task, control: self.handle().control } })
     }
 }
@@ -46,7 +46,7 @@ impl AsyncRunner {
 /// A main task that is polled where it is awaited.
 #[must_use = "the main task is dropped"]
 pub(crate) struct MainHere<F: Future> {
-    waiting: Waiting<Drive<F>>,
+    waiting: Waiting<Pin<Box<Drive<F>>>>,
 }
 
 impl<F: Future> Future for MainHere<F> {
