@@ -62,8 +62,8 @@ pub fn parse(text: &str) -> Result<Value, Fault> {
     read(text, None)
 }
 
-/// The same, but that each item of the list `name` in the outermost object is given to `take` as it comes, and `null`
-/// stands in its place: of many only one is in memory as a tree. What follows them may still be a [`Fault`].
+/// The same, but that each item of the list `name` in the outermost object is given to `take` as it comes, and the list is
+/// left empty: of many only one is in memory as a tree. What follows them may still be a [`Fault`].
 ///
 /// # Errors
 /// [`Fault`].
@@ -95,6 +95,41 @@ fn read(text: &str, items: Option<Items<'_>>) -> Result<Value, Fault> {
 /// What the value says of itself; a text takes everything.
 pub fn write(text: &mut Vec<u8>, value: &impl Serialize) -> serde_json::Result<()> {
     serde_json::to_writer(Text(text), value)
+}
+
+/// A value as a text in pieces, none much larger than `size` but where a string is.
+///
+/// # Errors
+/// What the value says of itself.
+pub fn write_pieces(value: &impl Serialize, size: usize) -> serde_json::Result<Vec<Vec<u8>>> {
+    let mut pieces = Pieces { size, done: Vec::new(), last: Vec::with_capacity(size) };
+    serde_json::to_writer(&mut pieces, value)?;
+    pieces.done.push(pieces.last);
+    Ok(pieces.done)
+}
+
+struct Pieces {
+    size: usize,
+    done: Vec<Vec<u8>>,
+    last: Vec<u8>,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes).map(|()| bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.last.len() + bytes.len() > self.size && !self.last.is_empty() {
+            self.done.push(std::mem::replace(&mut self.last, Vec::with_capacity(self.size)));
+        }
+        Text(&mut self.last).write_all(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Most of what is written of JSON are single bytes, for which copying a slice is long-winded.
@@ -296,17 +331,15 @@ impl<'de> Visitor<'de> for Strict<'_, '_> {
         let depth = self.inside()?;
         let items = self.items();
         let mut list = Vec::new();
-        loop {
-            let path = Path::Index(&self.path, list.len());
+        for place in 0.. {
+            let path = Path::Index(&self.path, place);
             match (access.next_element_seed(Strict { path, depth, reading: self.reading })?, items) {
                 (Some(value), None) => list.push(value),
-                (Some(value), Some(items)) => {
-                    (items.take.borrow_mut())(value);
-                    list.push(Value::Null);
-                }
-                (None, _) => return Ok(Value::Array(list)),
+                (Some(value), Some(items)) => (items.take.borrow_mut())(value),
+                (None, _) => break,
             }
         }
+        Ok(Value::Array(list))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
@@ -366,12 +399,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_in_pieces_is_the_same_in_all() {
+        let value = json!({"a": ["x".repeat(5), "long".repeat(50)], "b": (0..100).collect::<Vec<_>>()});
+        let pieces = write_pieces(&value, 16).expect("a value of plain parts");
+        assert_eq!(pieces.concat(), value.to_string().as_bytes());
+        assert!(pieces.len() > 20 && pieces.iter().all(|piece| piece.len() <= 16 || piece.len() == 200));
+        assert_eq!(write_pieces(&value, 1 << 20).expect("the same").len(), 1);
+    }
+
+    #[test]
     fn the_items_of_a_list_are_given_as_they_come() {
         let text = r#"{"a": [1], "b": [{"b": [2]}, 3, []], "c": {"b": [4]}}"#;
         let mut items = Vec::new();
         let rest = parse_items(text, "b", |item| items.push(item)).expect("JSON");
         assert_eq!(items, [json!({"b": [2]}), json!(3), json!([])]);
-        assert_eq!(rest, json!({"a": [1], "b": [null, null, null], "c": {"b": [4]}}));
+        assert_eq!(rest, json!({"a": [1], "b": [], "c": {"b": [4]}}));
         for text in [r#"["b"]"#, r#"{"b": 1}"#, r#"[{"b": [1]}]"#] {
             let read = parse_items(text, "b", |item| panic!("{item}")).expect("JSON");
             assert_eq!(read, parse(text).expect("JSON"));

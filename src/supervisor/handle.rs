@@ -79,8 +79,8 @@ pub struct Submission {
     pub id: RunnerId,
     /// The job.
     pub spec: Arc<Spec>,
-    /// The client's key.
-    pub key: Option<IdempotencyKey>,
+    /// The client's key, which few have: a thousand may come at once.
+    pub key: Option<Box<IdempotencyKey>>,
 }
 
 #[derive(Clone, Debug)]

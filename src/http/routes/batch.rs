@@ -10,7 +10,7 @@ use axum::{
 };
 use serde_json::Value;
 
-use super::{From, json, no_parameters, read_json_text};
+use super::{From, json_list, no_parameters, read_json_text};
 use crate::{
     http::{
         Config, Shared, dto,
@@ -82,13 +82,13 @@ pub(super) async fn submit(
     {
         return Err(problem);
     }
-    Ok(json(StatusCode::OK, &dto::Submitted { items: answered }))
+    Ok(json_list(&dto::Submitted { items: answered }))
 }
 
 /// What an earlier batch made is found also where nothing new is accepted: a retry is to get its answer.
 async fn find_earlier(
     shared: &Shared,
-    keys: &[Option<IdempotencyKey>],
+    keys: &[Option<Box<IdempotencyKey>>],
     answers: &mut [Result<Submitted, Refusal>],
 ) -> Result<(), Problem> {
     for (key, answer) in keys.iter().zip(answers) {
@@ -114,19 +114,17 @@ fn place(number: usize) -> String {
 }
 
 type Specs = Vec<Result<Arc<Spec>, Problem>>;
+type Keys = Vec<Option<Box<IdempotencyKey>>>;
 
 /// Reads the submissions, and their keys. Of a thousand only one at a time is a tree of JSON.
-fn read_list(
-    text: &[u8],
-    key: Option<&str>,
-    config: &Config,
-) -> Result<(Specs, Vec<Option<IdempotencyKey>>), Problem> {
-    let (mut specs, mut keys) = (Vec::new(), Vec::new());
+fn read_list(text: &[u8], key: Option<&str>, config: &Config) -> Result<(Specs, Keys), Problem> {
+    let (mut specs, mut keys, mut count) = (Vec::new(), Vec::new(), 0);
     let value = strict::parse_items(text, "runners", |body| {
-        if specs.len() < MAX_BATCH {
-            keys.push(key.map(|key| idempotency::of_item(key, specs.len(), &body)));
+        if count < MAX_BATCH {
+            keys.push(key.map(|key| Box::new(idempotency::of_item(key, count, &body))));
             specs.push(submission::spec(body, config));
         }
+        count += 1;
     })?;
     let mut fields = Fields::open(value, "", &["runners"])?;
     let expected =
@@ -137,7 +135,7 @@ fn read_list(
             r#"`runners` is missing; send {"runners": [{"job": {"command": ["echo", "hi"]}}]}"#,
         )
         .field("runners")),
-        Some(Value::Array(list)) if (1..=MAX_BATCH).contains(&list.len()) => Ok((specs, keys)),
+        Some(Value::Array(_)) if (1..=MAX_BATCH).contains(&count) => Ok((specs, keys)),
         Some(_) => Err(expected()),
     }
 }
@@ -167,10 +165,7 @@ async fn check_identities(shared: &Shared, specs: &mut [Result<Arc<Spec>, Proble
     Ok(())
 }
 
-fn sort(
-    specs: Vec<Result<Arc<Spec>, Problem>>,
-    keys: Vec<Option<IdempotencyKey>>,
-) -> (Vec<Item>, Vec<Submission>) {
+fn sort(specs: Specs, keys: Keys) -> (Vec<Item>, Vec<Submission>) {
     let mut submissions = Vec::with_capacity(specs.len());
     let items = (specs.into_iter().zip(keys))
         .map(|(spec, key)| match spec {

@@ -14,7 +14,7 @@ use futures_util::stream;
 use tokio::sync::watch;
 
 use super::{
-    From, Id, json,
+    From, Id, json_list,
     runners::{Items, MAX_PAGE, MAX_PLACE, PAGE, READ, record},
 };
 use crate::{
@@ -140,7 +140,7 @@ async fn page(shared: &Shared, runner: Option<RunnerId>, asked: &Asked) -> Resul
             break true;
         }
     };
-    Ok(json(StatusCode::OK, &items.page(more)))
+    Ok(json_list(&items.page(more)))
 }
 
 /// What tells that there is more to read.

@@ -16,7 +16,7 @@ mod runners;
 mod runs;
 mod submit;
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Router,
@@ -26,6 +26,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::on,
 };
+use futures_util::stream;
 use serde::Serialize;
 use utoipa_axum::{PathItemExt, router::OpenApiRouter, routes};
 
@@ -199,11 +200,39 @@ const RECORD: usize = 1024;
 /// An answer in JSON.
 fn json(status: StatusCode, value: &impl Serialize) -> Response {
     let mut body = Vec::with_capacity(RECORD);
-    match crate::json::write(&mut body, value) {
-        Ok(()) => {
-            // For people at a terminal.
-            body.push(b'\n');
-            let mut response = Response::new(Body::from(body));
+    let written = crate::json::write(&mut body, value).map(|()| {
+        // For people at a terminal.
+        body.push(b'\n');
+        Body::from(body)
+    });
+    answer(status, written)
+}
+
+/// How much of a long answer is in one piece.
+const PIECE: usize = 16 << 10;
+
+/// A list of up to a thousand in JSON, in pieces: buffers that double until they hold all of it stay with the allocator.
+fn json_list(value: &impl Serialize) -> Response {
+    let written = crate::json::write_pieces(value, PIECE).map(|mut pieces| {
+        pieces.push(b"\n".to_vec());
+        let length: usize = pieces.iter().map(Vec::len).sum();
+        let pieces = pieces.into_iter().map(|piece| Ok::<_, Infallible>(Bytes::from(piece)));
+        (length, Body::from_stream(stream::iter(pieces)))
+    });
+    match written {
+        Ok((length, body)) => {
+            let mut response = answer(StatusCode::OK, Ok(body));
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+            response
+        }
+        Err(error) => answer(StatusCode::OK, Err(error)),
+    }
+}
+
+fn answer(status: StatusCode, written: serde_json::Result<Body>) -> Response {
+    match written {
+        Ok(body) => {
+            let mut response = Response::new(body);
             *response.status_mut() = status;
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             response

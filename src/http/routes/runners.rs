@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{From, Id, json, no_body, no_parameters};
+use super::{From, Id, json, json_list, no_body, no_parameters};
 use crate::{
     http::{
         Shared,
@@ -117,7 +117,7 @@ pub(super) async fn list(State(shared): State<Shared>, uri: Uri) -> Result<Respo
         }
         filter.before = listed.next;
     };
-    Ok(json(StatusCode::OK, &items.page_before(next)))
+    Ok(json_list(&items.page_before(next)))
 }
 
 /// The whole record of a runner.

@@ -113,7 +113,7 @@ pub(super) fn submit(
 /// What a request asks for.
 struct Order {
     spec: Arc<Spec>,
-    key: Option<IdempotencyKey>,
+    key: Option<Box<IdempotencyKey>>,
     answer: Answer,
 }
 
@@ -128,7 +128,7 @@ async fn read(shared: Shared, place: Arc<Place>, request: Request) -> Result<Ord
     let mut query = Query::parse(&uri, &known)?;
     let answer = read_answer(&mut query)?;
     let bytes = body::read(body, &headers, &place, shared.config().max_body).await?;
-    let key = idempotency::key(&headers, format, &bytes, query.rest())?;
+    let key = idempotency::key(&headers, format, &bytes, query.rest())?.map(Box::new);
     let spec = read_spec(&shared, format, bytes, &mut query).await?;
     Ok(Order { spec, key, answer })
 }
