@@ -251,6 +251,14 @@ impl Record {
         }
     }
 
+    /// Whether all that was submitted is over: the Runner is closed, or its first run is over where it is kept open.
+    pub fn is_over_as_submitted(&self) -> bool {
+        match self.spec.keep_open {
+            true => self.is_over(1),
+            false => self.state == State::Closed,
+        }
+    }
+
     /// When its turn may come, where that is not at once: for its first start its delay or its time, for later
     /// ones its backoff.
     pub fn ready_at(&self) -> Option<Timestamp> {

@@ -4,6 +4,7 @@
 //! next, and each would wake this loop. Whatever else is asked is taken at once, as the disk may be slow.
 
 use std::{
+    collections::hash_map::Entry,
     pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
@@ -18,7 +19,7 @@ use tokio::{
 
 use super::{
     core::{Core, Effect, Input, Now, Output, Phase, Standing, Token},
-    handle::{Archive, Command, Reply, Sent, Stage, Status, Submission, Submitting, Supervisor},
+    handle::{Archive, Command, Reply, Sent, Stage, Status, Submission, Submitting, Supervisor, Until},
     hub::Hub,
     ports::{AppendError, Batch, EventLog, Records, Report, Runners},
     wall_clock::WallClock,
@@ -52,6 +53,9 @@ const STORE_RETRY: Duration = Duration::from_secs(1);
 
 /// How often a shutdown says what it waits for, at most.
 const PROGRESS: Duration = Duration::from_secs(1);
+
+/// Answers that wait, before those are looked for whom nobody waits for any more: who waited for an end may have gone.
+const SWEEP: usize = 4096;
 
 /// The number of a submission among the requests for its Runner.
 const SUBMISSION: u64 = 0;
@@ -106,7 +110,9 @@ pub struct Actor<R, S> {
     metrics: Arc<Metrics>,
     wall_clock: WallClock,
     start: Instant,
-    replies: HashMap<Token, oneshot::Sender<Reply>>,
+    replies: HashMap<Token, Asked>,
+    /// How many there may be before those are dropped whom nobody waits for any more.
+    sweep_at: usize,
     requests: u64,
     /// Who waits for the next commit, whatever it holds.
     pulses: Vec<oneshot::Sender<()>>,
@@ -122,6 +128,12 @@ pub struct Actor<R, S> {
     failing: Option<(String, TokioInstant)>,
     forced: bool,
     ended: Option<Ended>,
+}
+
+/// Who waits for an answer, and what it waits for.
+struct Asked {
+    reply: oneshot::Sender<Reply>,
+    until: Until,
 }
 
 struct InFlight {
@@ -192,6 +204,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
             wall_clock: WallClock::default(),
             start: Instant::now(),
             replies: HashMap::default(),
+            sweep_at: SWEEP,
             requests: 0,
             pulses: Vec::new(),
             pending: Output::default(),
@@ -294,14 +307,19 @@ impl<R: Runners, S: Records> Actor<R, S> {
         self.accept(what);
     }
 
-    fn accept(&mut self, (Submission { id, spec, key }, reply): Submitting) {
+    fn accept(&mut self, Submitting { submission, until, reply }: Submitting) {
         if let Some((reason, _)) = &self.failing {
             // The client may have gone: then there is nobody to tell. So below.
             drop(reply.send(Reply::StoreFailing(reason.clone())));
             return;
         }
+        let Submission { id, spec, key } = submission;
         let token = (id, SUBMISSION);
-        self.replies.insert(token, reply);
+        if self.replies.len() >= self.sweep_at {
+            self.replies.retain(|_, asked| !asked.reply.is_closed());
+            self.sweep_at = SWEEP.max(2 * self.replies.len());
+        }
+        self.replies.insert(token, Asked { reply, until });
         self.input(Input::Submit { id, spec, key, token });
     }
 
@@ -335,7 +353,7 @@ impl<R: Runners, S: Records> Actor<R, S> {
     fn expect_reply(&mut self, id: RunnerId, reply: oneshot::Sender<Reply>) -> Token {
         self.requests += 1;
         let token = (id, self.requests);
-        self.replies.insert(token, reply);
+        self.replies.insert(token, Asked { reply, until: Until::Durable });
         token
     }
 
@@ -487,9 +505,11 @@ impl<R: Runners, S: Records> Actor<R, S> {
     }
 
     fn answer(&mut self, token: Token, reply: Reply) {
-        if let Some(waiting) = self.replies.remove(&token) {
+        if let Entry::Occupied(asked) = self.replies.entry(token)
+            && asked.get().until.is_met_by(&reply)
+        {
             // The client may have gone.
-            drop(waiting.send(reply));
+            drop(asked.remove().reply.send(reply));
         }
     }
 

@@ -40,7 +40,31 @@ impl<T> From<T> for Sent<T> {
 }
 
 /// A submission, and who waits for what became of it.
-pub(super) type Submitting = (Submission, oneshot::Sender<Reply>);
+#[derive(Debug)]
+pub(super) struct Submitting {
+    pub(super) submission: Submission,
+    pub(super) until: Until,
+    pub(super) reply: oneshot::Sender<Reply>,
+}
+
+/// What an answer waits for. Who waits for an end is woken for that alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Until {
+    /// What was asked for is durable, or refused.
+    Durable,
+    /// What was submitted is over, or refused.
+    Over,
+}
+
+impl Until {
+    pub(super) fn is_met_by(self, reply: &Reply) -> bool {
+        match (self, reply) {
+            (Self::Over, Reply::Submitted(record)) => record.is_over_as_submitted(),
+            (Self::Over, Reply::Answer(Answer::Accepted)) => false,
+            _ => true,
+        }
+    }
+}
 
 /// What is asked of the supervisor.
 #[derive(Debug)]
@@ -129,7 +153,7 @@ pub struct Submitted {
     pub id: RunnerId,
     /// Whether an earlier submission with this key made it.
     pub replayed: bool,
-    /// Its record as it was made durable; `None` where an earlier submission made it.
+    /// Its record as it was made durable, or as it was waited for; `None` where an earlier submission made it.
     pub record: Option<Arc<Record>>,
 }
 
@@ -267,15 +291,63 @@ impl Supervisor {
     /// # Errors
     /// [`Refusal`]; then nothing was accepted.
     pub async fn submit(&self, submission: Submission) -> Result<Submitted, Refusal> {
-        if let Some(key) = &submission.key {
-            let known = self.archive.keyed(key.key.clone()).await;
-            if let Some((original, body)) = known.map_err(|error| Refusal::StoreFailing(error.0))? {
-                return replay(original, body == key.body);
-            }
+        if let Some(known) = self.earlier(&submission).await? {
+            return Ok(known);
         }
-        let id = submission.id;
-        let reply = ask(&self.submissions, |reply| (submission, reply)).await?;
+        let (id, until) = (submission.id, Until::Durable);
+        let reply = ask(&self.submissions, |reply| Submitting { submission, until, reply }).await?;
         submitted(id, reply)
+    }
+
+    /// The same, but answered when the Runner is over, or its first run where it is kept open; or with the record as it
+    /// is when `up` is, though not before it is durable. What an earlier submission made is not waited for.
+    ///
+    /// # Errors
+    /// [`Refusal`]; then nothing was accepted.
+    pub async fn submit_and_wait(
+        &self,
+        submission: Submission,
+        up: impl Future<Output = ()>,
+    ) -> Result<Submitted, Refusal> {
+        if let Some(known) = self.earlier(&submission).await? {
+            return Ok(known);
+        }
+        let (id, until) = (submission.id, Until::Over);
+        let place = self.submissions.reserve().await.map_err(|_| Refusal::Ended)?;
+        let (reply, mut answer) = oneshot::channel();
+        place.send(Submitting { submission, until, reply }.into());
+        let answer = tokio::select! {
+            biased;
+            reply = &mut answer => match reply {
+                Ok(reply) => return submitted(id, reply),
+                Err(_) => None,
+            },
+            () = up => Some(answer),
+        };
+        let mut changes = self.subscribe(id);
+        let so_far = |record| Submitted { id, replayed: false, record: Some(record) };
+        // Whoever listens first and reads then misses nothing.
+        match self.archive.record(id).await {
+            Ok(Some(record)) => return Ok(so_far(Arc::new(record))),
+            Ok(None) => {}
+            Err(error) => return Err(Refusal::StoreFailing(error.0)),
+        }
+        let answer = answer.ok_or(Refusal::Ended)?;
+        tokio::select! {
+            biased;
+            reply = answer => submitted(id, reply.map_err(|_| Refusal::Ended)?),
+            record = changes.changed() => Ok(so_far(record)),
+        }
+    }
+
+    /// What an earlier submission with the same key made.
+    async fn earlier(&self, submission: &Submission) -> Result<Option<Submitted>, Refusal> {
+        let Some(key) = &submission.key else { return Ok(None) };
+        let known = self.archive.keyed(key.key.clone()).await;
+        match known.map_err(|error| Refusal::StoreFailing(error.0))? {
+            Some((original, body)) => replay(original, body == key.body).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Submits jobs in one transaction, with an answer for each, in their order. Answered, and dropped, as
@@ -287,9 +359,9 @@ impl Supervisor {
         let ids: Vec<RunnerId> = jobs.iter().map(|job| job.id).collect();
         let (jobs, answers): (Vec<_>, Vec<_>) = jobs
             .into_iter()
-            .map(|job| {
+            .map(|submission| {
                 let (reply, answer) = oneshot::channel();
-                ((job, reply), answer)
+                (Submitting { submission, until: Until::Durable, reply }, answer)
             })
             .unzip();
         // Nobody there: then no answer comes, which says the same.

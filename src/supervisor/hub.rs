@@ -60,11 +60,6 @@ impl Hub {
 }
 
 impl Subscription {
-    /// The latest of the states that were committed since the subscription, if there is one.
-    pub fn latest(&mut self) -> Option<Arc<Record>> {
-        self.changes.borrow_and_update().clone()
-    }
-
     /// The next committed state. Cancel-safe.
     pub async fn changed(&mut self) -> Arc<Record> {
         loop {

@@ -24,8 +24,8 @@ use crate::{
         serve::{Held, Place},
         submission, timing,
     },
-    job::{Record, RunnerId, Spec, State as Stage},
-    supervisor::{self, Submitted, Subscription, ports::IdempotencyKey},
+    job::{Record, RunnerId, Spec},
+    supervisor::{self, Submitted, ports::IdempotencyKey},
 };
 
 /// Parameters of any submission.
@@ -95,14 +95,16 @@ pub(super) fn submit(
             Answer::AtOnce => None,
             Answer::Wait(_) | Answer::Follow => Some(from.0.hold().await?),
         };
-        // One that is kept open does not close by itself: what is waited for is its first run.
+        // One that is kept open does not close by itself: what is followed is its first run.
         let run = spec.keep_open.then_some(1);
-        let id = RunnerId::new();
-        // Before anything can happen to it: then nothing is missed.
-        let changes = matches!(answer, Answer::Wait(_)).then(|| shared.api.supervisor.subscribe(id));
-        let submitted = shared.api.supervisor.submit(supervisor::Submission { id, spec, key }).await?;
-        let changes = changes.filter(|_| !submitted.replayed);
-        let answered = respond(&shared, answer, &submitted, changes, run, held).await;
+        let submission = supervisor::Submission { id: RunnerId::new(), spec, key };
+        let submitted = match answer {
+            Answer::Wait(limit) => {
+                shared.api.supervisor.submit_and_wait(submission, time_up(&shared, limit)).await?
+            }
+            Answer::AtOnce | Answer::Follow => shared.api.supervisor.submit(submission).await?,
+        };
+        let answered = respond(&shared, answer, &submitted, run, held).await;
         let mut response =
             answered.unwrap_or_else(|problem| accepted_but(&problem, submitted.id).into_response());
         name(&mut response, &submitted);
@@ -138,29 +140,27 @@ async fn respond(
     shared: &Shared,
     answer: Answer,
     submitted: &Submitted,
-    changes: Option<Subscription>,
     run: Option<u32>,
     held: Option<Held>,
 ) -> Result<Response, Problem> {
     let id = submitted.id;
-    // Its first record comes with its commit: nobody has to read it back.
-    let first = submitted.record.clone();
+    // It comes with the commit: nobody has to read it back.
+    let known = submitted.record.clone();
     match answer {
         Answer::AtOnce => {
-            let record = match first {
+            let record = match known {
                 Some(record) => record,
                 None => Arc::new(record(shared, id).await?),
             };
             Ok(json(StatusCode::CREATED, &Runner::from(&*record)))
         }
         Answer::Wait(limit) => {
-            let over = |record: &Record| match run {
-                None => record.state == Stage::Closed,
-                Some(run) => record.is_over(run),
+            let record = match known {
+                Some(record) => record,
+                None => Box::pin(within(shared, id, limit, Record::is_over_as_submitted)).await?,
             };
-            let changes = changes.unwrap_or_else(|| shared.api.supervisor.subscribe(id));
-            let record = Box::pin(follow(shared, id, changes, first, limit, over)).await?;
-            let status = if over(&record) { StatusCode::OK } else { StatusCode::ACCEPTED };
+            let over = record.is_over_as_submitted();
+            let status = if over { StatusCode::OK } else { StatusCode::ACCEPTED };
             Ok(json(status, &Runner::from(&*record)))
         }
         Answer::Follow => {
@@ -286,6 +286,15 @@ fn plain(kind: &str, body: &[u8], query: &mut Query) -> Result<Value, Problem> {
     Ok(Value::Object(fields))
 }
 
+/// When a wait is up: after its time, or when the daemon stops answering.
+async fn time_up(shared: &Shared, limit: Duration) {
+    let mut closing = shared.closing.clone();
+    tokio::select! {
+        () = time::sleep(limit) => {}
+        _ = closing.wait_for(|closing| *closing) => {}
+    }
+}
+
 /// The record when it is so, or as it is when the time is up.
 pub(super) async fn within(
     shared: &Shared,
@@ -293,30 +302,13 @@ pub(super) async fn within(
     limit: Duration,
     so: impl Fn(&Record) -> bool,
 ) -> Result<Arc<Record>, Problem> {
-    follow(shared, id, shared.api.supervisor.subscribe(id), None, limit, so).await
-}
-
-/// The same, of one that is listened to already, and whose record at that time may be known.
-async fn follow(
-    shared: &Shared,
-    id: RunnerId,
-    mut changes: Subscription,
-    known: Option<Arc<Record>>,
-    limit: Duration,
-    so: impl Fn(&Record) -> bool,
-) -> Result<Arc<Record>, Problem> {
-    let mut closing = shared.closing.clone();
-    // Read only where nothing was committed since the subscription.
-    let mut latest = match changes.latest().or(known) {
-        Some(record) => record,
-        None => Arc::new(record(shared, id).await?),
-    };
-    let mut up = std::pin::pin!(time::sleep(limit));
+    let mut changes = shared.api.supervisor.subscribe(id);
+    let mut up = std::pin::pin!(time_up(shared, limit));
+    let mut latest = Arc::new(record(shared, id).await?);
     while !so(&latest) {
         tokio::select! {
             record = changes.changed() => latest = record,
             () = &mut up => break,
-            _ = closing.wait_for(|closing| *closing) => break,
         }
     }
     Ok(latest)
