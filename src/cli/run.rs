@@ -9,7 +9,7 @@ use signal_hook::{
     iterator::{Handle, Signals},
 };
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::{MissedTickBehavior, interval_at},
 };
 
@@ -247,9 +247,13 @@ impl Run {
         let again = || Again::unless(self.common.reconnect, Rc::clone(&over));
         // A daemon that is stopped ends its jobs, and is gone before it can be asked what became of this one.
         let mut told = Told::new(id, run);
+        let listening = Notify::new();
         let watched = {
-            let mut watching = pin!(told.listen(client, again(), &over));
-            let mut staying = pin!(self.stay(client, id, run, printer, again(), again()));
+            let mut watching = pin!(told.listen(client, again(), &over, &listening));
+            let mut staying = pin!(async {
+                listening.notified().await;
+                self.stay(client, id, run, printer, again(), again()).await
+            });
             loop {
                 tokio::select! {
                     biased;
@@ -345,10 +349,11 @@ impl Told {
         Self { id: id.to_owned(), run, current: 0, attempt: Value::Null, outcome: None }
     }
 
-    /// Returns when the runner has closed.
-    async fn listen(&mut self, client: &Client, mut again: Again, over: &Cell<bool>) {
+    /// Returns when the runner has closed. Tells when it hears the first event, or never will.
+    async fn listen(&mut self, client: &Client, mut again: Again, over: &Cell<bool>, listening: &Notify) {
         let id = self.id.clone();
         let listened = follow::events(client, Some(&id), Some(0), &mut again, async |event| {
+            listening.notify_one();
             match text(event, "/type") {
                 "starting" => self.current = event["run"].as_u64().unwrap_or(0),
                 "attempt_ended" if self.current == self.run => self.attempt = event.clone(),
@@ -359,6 +364,7 @@ impl Told {
         });
         // Where it fails, so does what it stands in for, and that is told.
         if listened.await.is_err() || over.get() {
+            listening.notify_one();
             std::future::pending().await
         }
     }

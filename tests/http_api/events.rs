@@ -95,3 +95,23 @@ fn streams_end_when_the_control_plane_stops() {
     }
     assert_eq!(waits.join().expect("answered").status, 202);
 }
+
+#[test]
+fn what_was_committed_before_the_control_plane_stops_is_told_before_the_streams_end() {
+    let rig = Rig::start();
+    let id = rig.running("hold");
+    // Many: when the last of them is woken, the control plane is already about to stop.
+    let streams: Vec<_> = (0..64)
+        .map(|_| {
+            let events = rig.unix().open(&stream(&format!("/v1/runners/{id}/events")));
+            let output = rig.unix().open(&Request::new("GET", &format!("/v1/runners/{id}/logs?follow")));
+            (events, output)
+        })
+        .collect();
+    rig.end_and_stop(id, b"the last words");
+    for (events, output) in streams {
+        let events = events.rest().text();
+        assert!(events.contains("event: closed\n"), "{events}");
+        assert_eq!(output.rest().text(), "the last words");
+    }
+}

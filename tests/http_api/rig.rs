@@ -276,6 +276,16 @@ impl Rig {
         })
     }
 
+    /// The job writes this and ends, and the control plane stops in the moment in which that is committed.
+    pub(crate) fn end_and_stop(self, id: RunnerId, words: &[u8]) {
+        block_on(async {
+            let mut changes = self.supervisor.subscribe(id);
+            self.write_output(id, &[(1, words)]);
+            self.jobs.exit(id, 0);
+            while changes.changed().await.state != State::Closed {}
+        });
+    }
+
     /// Waits until the supervisor is there.
     pub(crate) fn until_stage(&self, so: impl Fn(&Stage) -> bool) {
         block_on(async {

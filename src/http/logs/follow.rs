@@ -277,7 +277,9 @@ impl Follow {
                 Watching::No | Watching::NoDirectory => std::future::pending().await,
             }
         };
+        // What there was before the daemon stops is given before it ends.
         tokio::select! {
+            biased;
             true = written => {}
             record = self.changes.changed() => self.record = record,
             _ = self.closing.wait_for(|closing| *closing) => return false,

@@ -222,7 +222,9 @@ impl Following {
                 }
             }
             if self.read.is_empty() {
+                // What was committed before the daemon stops is told before it ends.
                 tokio::select! {
+                    biased;
                     more = self.changes.changed() => if !more { return None },
                     _ = self.closing.wait_for(|closing| *closing) => return None,
                 }
