@@ -4,6 +4,7 @@
 mod nothing;
 
 use std::{
+    future::{pending, ready},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU8, Ordering},
@@ -25,7 +26,7 @@ use runward::{
         ports::{AppendError, Batch, Duplicate, End, EventLog, LoopFacts, News, Report, Runners},
     },
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 const WELL: u8 = 0;
 const FULL: u8 = 1;
@@ -383,4 +384,51 @@ async fn what_is_submitted_during_a_commit_shares_the_next_one_and_all_else_is_a
         other.await.expect("accepted");
     }
     assert_eq!(*rig.disk.commits.lock().expect("unpoisoned"), [2, 4], "all three in one commit");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_an_end_is_answered_when_the_time_is_up_but_not_before_the_job_is_on_record() {
+    let mut rig = Rig::start();
+    let release = rig.disk.hangs();
+    let supervisor = rig.supervisor.clone();
+    let submission = || Submission { id: RunnerId::new(), spec: Arc::new(spec()), key: None };
+    let mut early = Box::pin(supervisor.submit_and_wait(submission(), ready(())));
+    assert!(poll!(&mut early).is_pending());
+    let Some(Told::Prepare(..)) = rig.told.recv().await else { panic!("it is prepared first") };
+    assert!(poll!(&mut early).is_pending(), "its time is up, but nobody knows whether it will be kept");
+    drop(release);
+    assert!(early.await.expect("accepted").record.expect("as it was committed").state != State::Closed);
+
+    let (up, time) = oneshot::channel();
+    let late = submission();
+    let id = late.id;
+    let mut changes = rig.supervisor.subscribe(id);
+    let mut late = Box::pin(supervisor.submit_and_wait(late, async { time.await.expect("it comes") }));
+    assert!(poll!(&mut late).is_pending());
+    changes.changed().await;
+    assert!(poll!(&mut late).is_pending(), "it is accepted, but not over");
+    up.send(()).expect("it is waited for");
+    let submitted = late.await.expect("accepted");
+    assert_eq!((submitted.id, submitted.replayed, submitted.record), (id, false, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_an_end_is_told_at_once_that_a_job_was_refused_or_has_ended() {
+    let mut rig = Rig::start();
+    let supervisor = rig.supervisor.clone();
+    let submission = Submission { id: RunnerId::new(), spec: Arc::new(spec()), key: None };
+    let id = submission.id;
+    let mut ending = Box::pin(supervisor.submit_and_wait(submission, pending()));
+    assert!(poll!(&mut ending).is_pending());
+    let Some(Told::Prepare(_, key)) = rig.told.recv().await else { panic!("it is prepared first") };
+    assert_eq!(rig.told.recv().await, Some(Told::Go(key)));
+    assert!(poll!(&mut ending).is_pending());
+    let end = End { exit: Some(Exit::Code(0)), closed: Some(Drain::default()), ..End::default() };
+    rig.report(id, key, News::Ended(end)).await;
+    assert_eq!(ending.await.expect("accepted").record.expect("as it ended").state, State::Closed);
+
+    rig.disk.becomes(FULL);
+    let submission = Submission { id: RunnerId::new(), spec: Arc::new(spec()), key: None };
+    let refused = supervisor.submit_and_wait(submission, pending()).await;
+    assert!(matches!(refused, Err(Refusal::StoreFailing(_))), "{refused:?}");
 }

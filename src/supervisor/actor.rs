@@ -430,13 +430,13 @@ impl<R: Runners, S: Records> Actor<R, S> {
                 records.retain(|record| !refused.contains(&record.id));
                 self.forget(refused);
                 records.iter().for_each(|record| tell_end(record));
-                self.hub.publish(&records, upto);
                 // Before the held answers, which say no more than that it was accepted.
                 for record in &records {
                     if !self.replies.is_empty() {
                         self.answer((record.id, SUBMISSION), Reply::Submitted(Arc::clone(record)));
                     }
                 }
+                self.hub.publish(&records, upto);
                 self.input(Input::Committed { upto });
                 if let Some(InFlight { held, context, pulses: _ }) = self.in_flight.take() {
                     self.context.send_if_modified(|known| {

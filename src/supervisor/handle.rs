@@ -1,6 +1,15 @@
 //! What the rest of the program holds of the supervisor: cheap to clone, with plain verbs.
 
-use std::{collections::BTreeMap, path::PathBuf, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -48,19 +57,22 @@ pub(super) struct Submitting {
 }
 
 /// What an answer waits for. Who waits for an end is woken for that alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Until {
     /// What was asked for is durable, or refused.
     Durable,
-    /// What was submitted is over, or refused.
-    Over,
+    /// What was submitted is over, or refused. This becomes true when it is durable.
+    Over(Arc<AtomicBool>),
 }
 
 impl Until {
-    pub(super) fn is_met_by(self, reply: &Reply) -> bool {
+    pub(super) fn is_met_by(&self, reply: &Reply) -> bool {
         match (self, reply) {
-            (Self::Over, Reply::Submitted(record)) => record.is_over_as_submitted(),
-            (Self::Over, Reply::Answer(Answer::Accepted)) => false,
+            (Self::Over(durable), Reply::Submitted(record)) => {
+                durable.store(true, Ordering::Release);
+                record.is_over_as_submitted()
+            }
+            (Self::Over(_), Reply::Answer(Answer::Accepted)) => false,
             _ => true,
         }
     }
@@ -153,7 +165,8 @@ pub struct Submitted {
     pub id: RunnerId,
     /// Whether an earlier submission with this key made it.
     pub replayed: bool,
-    /// Its record as it was made durable, or as it was waited for; `None` where an earlier submission made it.
+    /// Its record as it was made durable, or as it was waited for; `None` where an earlier submission made it, or where the
+    /// wait was up.
     pub record: Option<Arc<Record>>,
 }
 
@@ -299,8 +312,8 @@ impl Supervisor {
         submitted(id, reply)
     }
 
-    /// The same, but answered when the Runner is over, or its first run where it is kept open; or with the record as it
-    /// is when `up` is, though not before it is durable. What an earlier submission made is not waited for.
+    /// The same, but answered when the Runner is over, or its first run where it is kept open; or when `up` is, though
+    /// not before it is durable. What an earlier submission made is not waited for.
     ///
     /// # Errors
     /// [`Refusal`]; then nothing was accepted.
@@ -312,31 +325,29 @@ impl Supervisor {
         if let Some(known) = self.earlier(&submission).await? {
             return Ok(known);
         }
-        let (id, until) = (submission.id, Until::Over);
-        let place = self.submissions.reserve().await.map_err(|_| Refusal::Ended)?;
-        let (reply, mut answer) = oneshot::channel();
-        place.send(Submitting { submission, until, reply }.into());
-        let answer = tokio::select! {
+        let (id, durable) = (submission.id, Arc::<AtomicBool>::default());
+        let until = Until::Over(Arc::clone(&durable));
+        let mut over = pin!(ask(&self.submissions, |reply| Submitting { submission, until, reply }));
+        let ended = tokio::select! {
             biased;
-            reply = &mut answer => match reply {
+            reply = &mut over => match reply {
                 Ok(reply) => return submitted(id, reply),
-                Err(_) => None,
+                Err(ended) => Some(ended),
             },
-            () = up => Some(answer),
+            () = up => None,
         };
+        // Listens first: the commit is told of after it has become true.
         let mut changes = self.subscribe(id);
-        let so_far = |record| Submitted { id, replayed: false, record: Some(record) };
-        // Whoever listens first and reads then misses nothing.
-        match self.archive.record(id).await {
-            Ok(Some(record)) => return Ok(so_far(Arc::new(record))),
-            Ok(None) => {}
-            Err(error) => return Err(Refusal::StoreFailing(error.0)),
+        if durable.load(Ordering::Acquire) {
+            return Ok(Submitted { id, replayed: false, record: None });
         }
-        let answer = answer.ok_or(Refusal::Ended)?;
+        if let Some(ended) = ended {
+            return Err(ended);
+        }
         tokio::select! {
             biased;
-            reply = answer => submitted(id, reply.map_err(|_| Refusal::Ended)?),
-            record = changes.changed() => Ok(so_far(record)),
+            reply = over => submitted(id, reply?),
+            record = changes.changed() => Ok(Submitted { id, replayed: false, record: Some(record) }),
         }
     }
 

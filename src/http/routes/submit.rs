@@ -157,7 +157,10 @@ async fn respond(
         Answer::Wait(limit) => {
             let record = match known {
                 Some(record) => record,
-                None => Box::pin(within(shared, id, limit, Record::is_over_as_submitted)).await?,
+                None if submitted.replayed => {
+                    Box::pin(within(shared, id, limit, Record::is_over_as_submitted)).await?
+                }
+                None => Arc::new(record(shared, id).await?),
             };
             let over = record.is_over_as_submitted();
             let status = if over { StatusCode::OK } else { StatusCode::ACCEPTED };
@@ -306,7 +309,9 @@ pub(super) async fn within(
     let mut up = std::pin::pin!(time_up(shared, limit));
     let mut latest = Arc::new(record(shared, id).await?);
     while !so(&latest) {
+        // What was committed before the daemon stops is told.
         tokio::select! {
+            biased;
             record = changes.changed() => latest = record,
             () = &mut up => break,
         }
