@@ -6,7 +6,10 @@ use std::{
     ffi::CStr,
     fs::{self, File, OpenOptions},
     io::{BufRead, BufReader, Write},
-    os::unix::fs::FileExt,
+    os::{
+        fd::OwnedFd,
+        unix::{fs::FileExt, net::UnixStream},
+    },
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -18,6 +21,7 @@ use axum::{Json, Router, extract::State, http::StatusCode, routing};
 use nix::{
     spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn},
     sys::{
+        resource::{Resource, getrlimit, setrlimit},
         signal::{Signal, kill},
         wait::{WaitStatus, waitpid},
     },
@@ -25,7 +29,7 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Bench, Result, floor, machine};
+use crate::{Bench, Result, floor};
 
 /// What the helper process does: `--helper=spawn`, `--helper=serve:SOCKET`, `--helper=durable:SOCKET`.
 pub(crate) fn help(what: &str) -> ExitCode {
@@ -107,7 +111,8 @@ impl Spawner {
         self.figure(&format!("sleeps {count}"))
     }
 
-    /// The same where each is the child of a process of its own, a shell here, and alone in a cgroup, which is removed.
+    /// The same where each is the child of a process of its own, a shell here that is told through a socket, and alone in a
+    /// cgroup, which is removed.
     pub(crate) fn stop_sleeps_of_others(&mut self, count: usize) -> Result<Duration> {
         self.figure(&format!("others {count}"))
     }
@@ -156,20 +161,7 @@ fn spawn_as_told() -> Result<()> {
                 let sleeps = start_all(count.parse()?, c"/bin/sleep", &[c"/bin/sleep", c"1000"])?;
                 println!("{}", stop(&sleeps, &sleeps)?.as_nanos());
             }
-            ["others", count] => {
-                let arguments = [c"/bin/sh", c"-c", c"exec 2>/dev/null; /bin/sleep 1000; exit 0"];
-                let shells = start_all(count.parse()?, c"/bin/sh", &arguments)?;
-                let child = |shell: &Pid| -> Result<Pid> {
-                    let children = machine::children(u32::try_from(shell.as_raw())?)?;
-                    Ok(Pid::from_raw(i32::try_from(*children.first().ok_or("a shell has no child")?)?))
-                };
-                let sleeps = shells.iter().map(child).collect::<Result<Vec<_>>>()?;
-                let groups = sleeps.iter().map(|sleep| alone(*sleep)).collect::<Result<Vec<_>>>()?;
-                let began = Instant::now();
-                stop(&sleeps, &shells)?;
-                groups.iter().try_for_each(fs::remove_dir)?;
-                println!("{}", began.elapsed().as_nanos());
-            }
+            ["others", count] => println!("{}", stop_of_others(count.parse()?)?.as_nanos()),
             _ => return Err(format!("{line:?} is nothing it can do").into()),
         }
     }
@@ -199,6 +191,41 @@ fn start_all(count: usize, program: &CStr, arguments: &[&CStr]) -> Result<Vec<Pi
     // Until they sleep; nothing tells when.
     thread::sleep(Duration::from_secs(1));
     Ok(all)
+}
+
+/// Shells that each start a sleep, stop it when they are told, tell that it has ended, and end: what a shim does at the
+/// least. The sleeps are alone in their cgroups.
+fn stop_of_others(count: usize) -> Result<Duration> {
+    const SHELL: &str = "exec 2>/dev/null; sleep 1000 & echo $!; read told; kill $!; wait $!; echo ended";
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let mut shells = Vec::new();
+    for _ in 0..count {
+        let (socket, theirs) = UnixStream::pair()?;
+        let input = Stdio::from(OwnedFd::from(theirs.try_clone()?));
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", SHELL]).stdin(input).stdout(OwnedFd::from(theirs));
+        shells.push((shell.spawn()?, BufReader::new(socket)));
+    }
+    let mut groups = Vec::new();
+    for (_, socket) in &mut shells {
+        let mut line = String::new();
+        socket.read_line(&mut line)?;
+        groups.push(alone(Pid::from_raw(line.trim().parse()?))?);
+    }
+    // Until they sleep; nothing tells when.
+    thread::sleep(Duration::from_secs(1));
+    let began = Instant::now();
+    for (_, socket) in &shells {
+        socket.get_ref().write_all(b"\n")?;
+    }
+    for ((shell, socket), group) in shells.iter_mut().zip(&groups) {
+        let mut line = String::new();
+        socket.read_line(&mut line)?;
+        shell.wait()?;
+        fs::remove_dir(group)?;
+    }
+    Ok(began.elapsed())
 }
 
 /// Puts a process into a cgroup that it has for itself, below the one of this process.

@@ -41,7 +41,7 @@ pub(super) fn stop(bench: &Bench) -> Result<Vec<Figure>> {
     let measured = format!("{:.0} ms with {count}, all recorded", median(&ours));
     let floor = median(&floors);
     let figure = Figure::new(median(&ratios), measured, format!("{:.0} ms", median(&bare)));
-    let text = format!("{floor:.0} ms where each has a parent and a cgroup of its own");
+    let text = format!("{floor:.0} ms where each has a cgroup and a parent that is told");
     Ok(vec![figure.with_floor(floor / median(&bare), text)])
 }
 
